@@ -1,0 +1,1 @@
+"""From measurements to scaling laws to plans; never imports jax."""

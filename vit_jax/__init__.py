@@ -1,0 +1,1 @@
+"""Train vision models and measure them; see README.md."""
