@@ -1,0 +1,122 @@
+"""Classification losses, one value per example, accumulated in float32.
+
+Labels are class indices, int [B], or one weight per class, float [B, K] (mixtures, teachers,
+several classes at once). Label smoothing s replaces a target y by (1 - s) y + s / K (Szegedy et
+al., 1512.00567, §7).
+"""
+
+import difflib
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax.errors import UserError
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _targets(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
+  """Returns float32 targets [B, K]; an index outside [0, K) gives NaN, for it is no class."""
+  num_classes = logits.shape[-1]
+  if labels.ndim == logits.ndim - 1 and jnp.issubdtype(labels.dtype, jnp.integer):
+    known = (labels >= 0) & (labels < num_classes)
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    targets = jnp.where(known[..., None], one_hot, jnp.nan)
+  elif labels.shape == logits.shape:
+    targets = labels.astype(jnp.float32)
+  else:
+    raise ValueError(f"labels {labels.dtype}{list(labels.shape)} do not fit logits "
+                     f"{list(logits.shape)}: give int [B] or float [B, K]")
+  if label_smoothing:
+    targets = (1 - label_smoothing) * targets + label_smoothing / num_classes
+  return targets
+
+
+def softmax_xent(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+                 ) -> jax.Array:
+  """Returns the cross-entropy -sum_k y_k log softmax(logits)_k of each example, in nats.
+
+  Args:
+    logits: [B, K], any float dtype.
+    labels: int [B] or float [B, K].
+    label_smoothing: in [0, 1).
+
+  Returns:
+    float32 [B]; NaN where an index is not in [0, K).
+  """
+  logits = logits.astype(jnp.float32)
+  targets = _targets(logits, labels, label_smoothing)
+  return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+def sigmoid_xent(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+                 ) -> jax.Array:
+  """Returns the binary cross-entropies of each example, summed over the classes, in nats.
+
+  The sum, not the mean: the loss at initialisation grows with K unless the bias of the head
+  starts low (Beyer et al., 2006.07159, §4).
+
+  Args:
+    logits: [B, K], any float dtype.
+    labels: int [B] or float [B, K], each weight in [0, 1].
+    label_smoothing: in [0, 1).
+
+  Returns:
+    float32 [B]; NaN where an index is not in [0, K).
+  """
+  logits = logits.astype(jnp.float32)
+  targets = _targets(logits, labels, label_smoothing)
+  log_p, log_not_p = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+  return -jnp.sum(targets * log_p + (1 - targets) * log_not_p, axis=-1)
+
+
+_LOSSES = {"softmax_xent": softmax_xent, "sigmoid_xent": sigmoid_xent}
+
+
+def names() -> list[str]:
+  """Returns the names that `make` knows."""
+  return sorted(_LOSSES)
+
+
+def make(name: str, num_classes: int, label_smoothing: float = 0.0) -> Loss:
+  """Returns a loss (logits [B, K], labels int [B] or float [B, K]) -> float32 [B].
+
+  Args:
+    name: one of `names()`.
+    num_classes: K; the loss raises ValueError for logits of another width.
+    label_smoothing: in [0, 1).
+
+  Raises:
+    UserError: an unknown name or a smoothing out of range.
+  """
+  if name not in _LOSSES:
+    near = difflib.get_close_matches(str(name), _LOSSES, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(names())}"
+    raise UserError(f"unknown loss '{name}': {hint}")
+  if not 0 <= label_smoothing < 1:
+    raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
+  xent = functools.partial(_LOSSES[name], label_smoothing=label_smoothing)
+
+  def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    if logits.shape[-1] != num_classes:
+      raise ValueError(f"logits have {logits.shape[-1]} classes, the loss {num_classes}")
+    return xent(logits, labels)
+
+  return loss
+
+
+def mean(losses: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+  """Returns the float32 mean of per-example losses.
+
+  Args:
+    losses: [B].
+    mask: bool [B], False for the examples that only pad the batch; their losses do not count,
+      not even as NaN. With no example left the mean is 0.
+  """
+  losses = losses.astype(jnp.float32)
+  if mask is None:
+    return jnp.mean(losses)
+  mask = mask.astype(bool)
+  return jnp.sum(jnp.where(mask, losses, 0)) / jnp.maximum(jnp.sum(mask), 1)

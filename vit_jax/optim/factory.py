@@ -1,0 +1,115 @@
+"""Builds the optimiser that a config describes.
+
+Order of the chain: global-norm clip, optimiser, + decay * parameter, * -learning_rate. The
+learning rate of a step is an argument of `update`, not part of the state, so that a trunk and its
+cooldown branches run the same compiled step from the same checkpoint.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from vit_jax.optim import adafactor, decay, moments, options
+
+# Every option with its default. An option that the chosen optimiser does not use must stay at
+# its default: anything else is an error (`options.refuse_unused`).
+DEFAULTS: dict[str, Any] = {
+    "name": "adamw",  # "adamw", "sgd" or "adafactor"
+    "beta1": 0.9,  # decay of the first moment a step; adamw, adafactor
+    "beta2": 0.999,  # decay of the second moment a step, adafactor: its upper bound
+    "eps": 1e-8,  # added to the root of the second moment; adamw
+    "momentum": 0.9,  # sgd: v = momentum * v + g, the update is v; 0 is plain sgd
+    "nesterov": False,  # sgd, adamw
+    # Of the stored first moment: "float32" or "bfloat16"; auto: bfloat16 for adafactor only.
+    "momentum_dtype": "auto",
+    "weight_decay": decay.DEFAULT_GROUPS,  # (regex, value), first match wins; times learning rate
+    "clip_norm": 1.0,  # highest global norm of the gradient; 0 or None is off
+}
+
+_SHARED = ("name", "weight_decay", "clip_norm", "momentum_dtype")
+_USES = {
+    "adamw": ("beta1", "beta2", "eps", "nesterov"),
+    "sgd": ("momentum", "nesterov"),
+    "adafactor": ("beta1", "beta2"),
+}
+_MOMENTUM_DTYPES = ("auto", "float32", "bfloat16")
+
+
+def names() -> list[str]:
+  """Returns the names of the optimisers."""
+  return sorted(_USES)
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns every option of `DEFAULTS`, with the values of `config` where it has them.
+
+  Raises:
+    UserError: an unknown option or optimiser, a value out of range, or an option that the
+      chosen optimiser does not use and that is not at its default.
+  """
+  changes = {key: value for key, value in config.items() if key != "learning_rate"}
+  for key in changes:
+    if key not in DEFAULTS:
+      raise options.unknown("optimizer option", key, DEFAULTS)
+  resolved = {**DEFAULTS, **changes}
+  name = resolved["name"]
+  if name not in _USES:
+    raise options.unknown("optimizer", name, _USES)
+  options.refuse_unused("optimizer", name, _SHARED + _USES[name], resolved, DEFAULTS)
+  for key in ("beta1", "beta2", "momentum"):
+    options.check_range(key, resolved[key], 0.0, 1.0, open_high=True)
+  options.check_range("eps", resolved["eps"], 0.0)
+  if resolved["clip_norm"] is not None:
+    options.check_range("clip_norm", resolved["clip_norm"], 0.0)
+  if resolved["momentum_dtype"] not in _MOMENTUM_DTYPES:
+    raise options.unknown("momentum_dtype", resolved["momentum_dtype"], _MOMENTUM_DTYPES)
+  if resolved["momentum_dtype"] == "auto":
+    resolved["momentum_dtype"] = "bfloat16" if name == "adafactor" else "float32"
+  return resolved
+
+
+def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
+  """Returns the last link: times minus the `learning_rate` given to `update`; stateless."""
+
+  def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None,
+             *, learning_rate: jax.typing.ArrayLike, **_: Any
+             ) -> tuple[optax.Updates, optax.EmptyState]:
+    del params
+    return jax.tree.map(lambda u: -learning_rate * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _scale_by(o: Mapping[str, Any]) -> optax.GradientTransformation:
+  dtype = o["momentum_dtype"]
+  if o["name"] == "adamw":
+    return moments.store_as(
+        optax.scale_by_adam(o["beta1"], o["beta2"], o["eps"], nesterov=o["nesterov"]), "mu", dtype)
+  if o["name"] == "adafactor":
+    return adafactor.scale_by_adafactor(o["beta1"], o["beta2"], dtype)
+  if not o["momentum"]:
+    return optax.identity()
+  return moments.store_as(optax.trace(o["momentum"], o["nesterov"]), "trace", dtype)
+
+
+def make(config: Mapping[str, Any], params: optax.Params
+         ) -> optax.GradientTransformationExtraArgs:
+  """Makes the optimiser of a config.
+
+  Used as `tx.update(grads, state, params, learning_rate=lr)` with lr a (traced) scalar. One
+  step is p -= lr * (u + wd * p), with u from the clipped gradient.
+
+  Args:
+    config: options of `DEFAULTS` by name (dict or ConfigDict); those left out take their default.
+      A `learning_rate` among them is the peak of the schedule, which is not looked at here.
+    params: the parameters or their shapes, for the weight-decay groups.
+
+  Raises:
+    UserError: see `resolve` and `decay.per_parameter`.
+  """
+  o = resolve(config)
+  values = decay.per_parameter(o["weight_decay"], params)
+  clip = optax.clip_by_global_norm(o["clip_norm"]) if o["clip_norm"] else optax.identity()
+  return optax.chain(clip, _scale_by(o), decay.add_decay(values), scale_by_learning_rate())
