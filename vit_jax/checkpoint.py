@@ -1,0 +1,97 @@
+"""Everything durable about a run's state: save, restore, resume, fork."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from vit_jax.errors import UserError
+from vit_jax.state import TrainState
+
+DIRECTORY = "checkpoints"
+
+# Besides those that branches start from: the newest, and one more should that be damaged.
+KEEP_LATEST = 2
+
+logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax narrates every save
+
+
+class Checkpoints:
+  """The checkpoints of one run directory, by step.
+
+  A checkpoint has three items: `params` (float32, alone restorable), `rest` (statistics,
+  optimiser, step and cooldown window) and `meta` (JSON: seconds spent). The position in the data
+  is the step. Saves are asynchronous, and a step's directory appears under its name only when it
+  is complete: a kill at any moment leaves the earlier ones.
+  """
+
+  def __init__(self, run_directory: Path, keep: Iterable[int] = (), read_only: bool = False
+               ) -> None:
+    """Opens the checkpoints below a run directory.
+
+    Args:
+      run_directory: they are in `<run_directory>/checkpoints/<step>`.
+      keep: steps that are never deleted.
+      read_only: for a branch that starts from another run's checkpoint.
+    """
+    self.directory = Path(run_directory).absolute() / DIRECTORY
+    policy = policies.AnyPreservationPolicy([
+        policies.LatestN(KEEP_LATEST), policies.CustomSteps(tuple(keep))])
+    options = (ocp.CheckpointManagerOptions(read_only=True) if read_only else
+               ocp.CheckpointManagerOptions(preservation_policy=policy,
+                                            cleanup_tmp_directories=True))
+    self._manager = ocp.CheckpointManager(
+        self.directory, options=options, item_names=("params", "rest", "meta"))
+
+  def steps(self) -> list[int]:
+    """Returns the steps of all complete checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def latest(self, at_most: int | None = None) -> int | None:
+    """Returns the last step (not beyond `at_most`) that has a checkpoint, or None."""
+    steps = [s for s in self.steps() if at_most is None or s <= at_most]
+    return steps[-1] if steps else None
+
+  def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+    """Starts to save; returns when the state may be donated. Saving a step again is skipped."""
+    if step in self._manager.all_steps():
+      return
+    params, rest = _split(state)
+    self._manager.save(step, force=True, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest),
+        meta=ocp.args.JsonSave(meta)))
+
+  def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Returns the state and the meta data of a step, laid out as `target` says.
+
+    Raises:
+      UserError: the checkpoint is damaged, or is one of another model or optimiser.
+    """
+    params, rest = _split(target)
+    try:
+      found = self._manager.restore(step, args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest),
+          meta=ocp.args.JsonRestore()))
+    except Exception as e:
+      reason = " ".join(str(e).split())[:200]
+      earlier = self.latest(at_most=step - 1)
+      then = f"to continue from step {earlier}" if earlier is not None else "to start over"
+      raise UserError(f"cannot read checkpoint {self.directory / str(step)} ({reason}): move this "
+                      f"folder away {then}") from e
+    return target.replace(params=found.params, **found.rest), found.meta
+
+  def wait(self) -> None:
+    """Returns when all started saves are on the disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and frees the background threads."""
+    self._manager.close()
+
+
+def _split(state: TrainState) -> tuple[Any, dict[str, Any]]:
+  rest = {name: getattr(state, name) for name in state.__dataclass_fields__ if name != "params"}
+  return state.params, rest

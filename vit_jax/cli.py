@@ -1,0 +1,84 @@
+"""What every command line of vit_jax shares: config files, overrides, and one-line errors."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from vit_jax import config as config_lib
+from vit_jax.errors import UserError
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+  """Reads a config file and applies command-line overrides.
+
+  Args:
+    path: "configs/x.py", or "configs/x.py:arg" to call `get_config("arg")`.
+    overrides: flags such as `--config.optimizer.learning_rate=1e-3`; every key of
+      `vit_jax.config.default()` can be set, whether the file sets it or not.
+
+  Raises:
+    UserError: no such file, a file without `get_config`, an unknown key, a wrong value.
+  """
+  file, _, arg = path.partition(":")
+  if not Path(file).is_file():
+    raise UserError(f"config file '{file}' not found; configs/ has examples")
+  spec = importlib.util.spec_from_file_location("config_file", file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"config file '{file}' has no function get_config()")
+  try:
+    changes = module.get_config(arg) if arg else module.get_config()
+  except AttributeError as e:  # a locked ConfigDict refuses a key
+    raise UserError(f"config file '{file}': {e}") from e
+  return _override(config_lib.resolve(changes), overrides)
+
+
+def _override(config: ml_collections.ConfigDict, overrides: Sequence[str]
+              ) -> ml_collections.ConfigDict:
+  for text in overrides:
+    match = re.match(r"--(no)?config\.([^=]+)", text)
+    if match is None and text.startswith("-"):
+      raise UserError(f"unknown flag '{text.split('=')[0]}': --help lists the flags, "
+                      "and --config.KEY=VALUE sets a config key")
+    if match:
+      _check_key(config, match.group(2))
+  values = flags.FlagValues()
+  argv = ["config", *overrides]
+  holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+  try:
+    rest = values(argv)[1:]
+  except (flags.Error, ValueError, TypeError) as e:
+    raise UserError(f"{' '.join(str(e).split())}") from e
+  if rest:
+    raise UserError(f"unexpected argument '{rest[0]}': flags are written --config.KEY=VALUE")
+  return config_lib.resolve(holder.value)
+
+
+def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
+  node = config
+  for part in re.split(r"[.\[]", key):
+    if not isinstance(node, ml_collections.ConfigDict):
+      return  # an index into a tuple: the flag parser checks it
+    if part not in node:
+      raise config_lib.unknown_key(key)
+    node = node[part]
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+  """Runs a command and exits: 0 on success, 2 with one line on a mistake the user can mend."""
+  try:
+    code = main(sys.argv[1:])
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    code = 2
+  except KeyboardInterrupt:
+    print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+    code = 130
+  sys.exit(code)

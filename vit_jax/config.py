@@ -1,0 +1,208 @@
+"""The one place where every config key has its default, its unit and its meaning.
+
+A config file has a function `get_config()` that returns a `ConfigDict` with the keys it changes
+(or starts from `default()`); `resolve` lays it over the defaults and refuses unknown keys.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from vit_jax import optim
+from vit_jax.errors import UserError
+
+# Entries below these keys are named by the user; what one may contain is checked by its reader.
+OPEN_KEYS = ("evaluators", "ladder")
+
+# Keys that may change between two starts of one run: they do not alter what is computed.
+FREE_KEYS = ("branches", "ladder", "mesh", "log_every", "checkpoint_every", "data.dir",
+             "data.num_threads", "data.cache")
+
+
+def default() -> ml_collections.ConfigDict:
+  """Returns every key with its default; `placeholder` marks a type without a default value."""
+  return ml_collections.ConfigDict(dict(
+      seed=0,  # gives initialisation, data order, augmentation and dropout
+      batch_size=128,  # images a step, over all devices and all accumulated micro-batches
+      accumulate=1,  # micro-batches a step; the gradient is that of the whole batch
+      total_steps=placeholder(int),  # length of the run or trunk; unset: up to the last branch
+      # Steps at which a cooled-down model is wanted: each ends one branch off the trunk.
+      branches=(),
+      # Length of the decay to 0 that ends a branch (or, without branches, the run): a share of
+      # its steps when below 1, else a number of steps; 0 is none.
+      cooldown=0.0,
+      cooldown_shape="linear",  # or "1-sqrt"
+
+      model=dict(
+          name="ViT-Ti/16",  # `python -m vit_jax.models` lists the names
+          # Unset fields are the variant's own. Fields that a family lacks are refused.
+          width=placeholder(int),
+          depth=placeholder(int),
+          mlp_dim=placeholder(int),
+          num_heads=placeholder(int),
+          patch_size=placeholder(int),  # pixels
+          pool=placeholder(str),  # "tok", "gap" or "map"
+          posemb=placeholder(str),  # "learn" or "sincos2d"
+          dropout=placeholder(float),  # share of activations
+          drop_path=placeholder(float),  # rate at the last block, rising linearly from 0
+          head_bias_init=placeholder(float),
+          dtype=placeholder(str),  # of computation: "float32" or "bfloat16"
+          scan=placeholder(bool),  # one compiled block, scanned over the layers
+          remat=placeholder(str),  # what the backward pass recomputes: "none", "full", "dots"
+      ),
+
+      data=dict(
+          name="synthetic",  # a TFDS name, "synthetic", or the path of an image folder
+          dir=placeholder(str),  # of prepared TFDS sets; unset: TFDS_DATA_DIR
+          split="train",  # TFDS slicing works: "train[:98%]"
+          image_size=16,  # pixels that the model sees
+          # Preprocessing of one image, `op(args)|op(args)`; see vit_jax/data/transforms.py.
+          train="random_crop(16, pad=2)|value_range(-1, 1)",
+          eval="value_range(-1, 1)",
+          num_threads=2,  # that read and transform images
+          cache=placeholder(bool),  # decode once into memory; unset: when the set is small
+      ),
+
+      loss=dict(
+          name="softmax_xent",  # or "sigmoid_xent"
+          label_smoothing=0.0,
+      ),
+
+      optimizer=dict(
+          learning_rate=1e-3,  # peak
+          **optim.DEFAULTS,  # name, moments, weight_decay, clip_norm: vit_jax/optim/factory.py
+      ),
+
+      schedule=dict(
+          name="rsqrt",  # "rsqrt", "constant", "linear", "cosine"
+          warmup=0,  # steps, linear from 0
+          timescale=10_000,  # steps, rsqrt only
+          shift=0,  # steps, rsqrt only
+          end=0.0,  # last learning rate as a share of the peak, linear and cosine only
+      ),
+
+      mesh=dict(
+          data=-1,  # devices along the batch; -1: all that are left
+          fsdp=1,  # devices over which parameters and optimiser state are sharded as well
+      ),
+
+      # name -> dict(type=…, split=…, every=steps, …); every=0 evaluates only at the end.
+      evaluators=dict(test=dict(type="classification", split="test", every=0)),
+
+      log_every=50,  # steps between progress lines and TensorBoard points
+      checkpoint_every=1_000,  # steps; a resumed run repeats at most as many
+
+      # name -> the keys that one rung changes; each rung is a run in <workdir>/<name>.
+      ladder=dict(),
+  ))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields (dotted key, leaf) of a nested mapping; an empty mapping is a leaf."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      yield from flatten(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
+
+
+def _is_open(key: str) -> bool:
+  return key.split(".")[0] in OPEN_KEYS
+
+
+def unknown_key(key: str) -> UserError:
+  """Returns the error for a dotted key that `default()` does not have."""
+  known = [k for k, _ in flatten(default().to_dict())]
+  near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+  if not near:  # a right key at a wrong level
+    near = [k for k in known if k.split(".")[-1] == key.split(".")[-1]]
+  hint = f"did you mean {' or '.join(near)}?" if near else "vit_jax/config.py lists the keys"
+  return UserError(f"unknown config key '{key}': {hint}")
+
+
+def _merge(base: ml_collections.ConfigDict, changes: Mapping[str, Any], prefix: str) -> None:
+  for key, value in changes.items():
+    path = f"{prefix}{key}"
+    if path in OPEN_KEYS:
+      base[key] = ml_collections.ConfigDict(value)
+    elif key not in base:
+      raise unknown_key(path)
+    elif isinstance(base[key], ml_collections.ConfigDict):
+      if not isinstance(value, Mapping):
+        raise UserError(f"config key '{path}' is a group of keys, not a value: got {value!r}")
+      _merge(base[key], value, f"{path}.")
+    else:
+      try:
+        base[key] = value
+      except TypeError:
+        kind = base.get_type(key).__name__
+        raise UserError(f"config key '{path}' must be of type {kind}, got {value!r}") from None
+
+
+def resolve(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """Lays a config over the defaults.
+
+  Args:
+    changes: nested mapping (ConfigDict or dict) with the keys that differ from the defaults.
+
+  Returns:
+    A ConfigDict with every key of `default()`, locked.
+
+  Raises:
+    UserError: an unknown key (the nearest known one is named) or a value of a wrong type.
+  """
+  config = default()
+  if isinstance(changes, ml_collections.ConfigDict):
+    changes = changes.to_dict()
+  _merge(config, changes, "")
+  return config.lock()
+
+
+def rungs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
+  """Returns name -> config of every rung of the ladder (name "" for a config without one)."""
+  base = config.to_dict()
+  ladder = base.pop("ladder")
+  if not ladder:
+    return {"": config}
+  out = {}
+  for name, changes in ladder.items():
+    if not isinstance(changes, Mapping):
+      raise UserError(f"config key 'ladder.{name}' must be a dict of the keys that it changes")
+    rung = resolve(base).unlock()
+    _merge(rung, changes, "")
+    out[name] = rung.lock()
+  return out
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the config as JSON values (tuples become lists), without the ladder."""
+  tree = {k: v for k, v in config.to_dict().items() if k != "ladder"}
+  return json.loads(json.dumps(tree))
+
+
+def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
+  flat = dict(flatten(tree))
+  free = list(FREE_KEYS)
+  # The end of an open-ended trunk is no part of what its steps are; that of a single run is.
+  if flat["branches"] and flat["schedule.name"] in ("rsqrt", "constant"):
+    free.append("total_steps")
+  return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
+
+
+def config_hash(config: ml_collections.ConfigDict) -> str:
+  """Returns 12 hex digits over all keys that alter what is computed."""
+  text = json.dumps(_identity(to_json(config)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """Lists 'key: old -> new' of all keys in which two JSON configs describe different runs."""
+  a, b = _identity(old), _identity(new)
+  unset = "(not there)"
+  return [f"{k}: {a.get(k, unset)!r} -> {b.get(k, unset)!r}"
+          for k in sorted(a.keys() | b.keys()) if a.get(k, unset) != b.get(k, unset)]

@@ -1,0 +1,58 @@
+"""Top-1 error and loss over every example of a split, each counted exactly once."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vit_jax import parallel
+from vit_jax.data import pipeline
+from vit_jax.evaluators.context import Context
+from vit_jax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+  """Evaluates a classifier on one split."""
+
+  name: str
+  context: Context
+  split: str = "test"
+  every: int = 0  # steps; 0: at the end only
+
+  @cached_property
+  def _source(self) -> Any:
+    return self.context.load(self.split)
+
+  @cached_property
+  def _sums(self) -> Any:
+    """Returns the jitted `f(variables, batch) -> {n, wrong, loss}`, summed over the mask."""
+    model, loss_fn = self.context.model, self.context.loss_fn
+
+    def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+      logits = model.apply(variables, batch["image"], train=False).logits
+      mask = batch["mask"]
+      label = batch["label"] if batch["label"].ndim == 1 else batch["label"].argmax(-1)
+      wrong = logits.argmax(-1) != label
+      loss = loss_fn(logits, batch["label"])
+      return {"n": mask.sum(), "wrong": (wrong & mask).sum(),
+              "loss": jnp.where(mask, loss, 0).sum()}
+
+    return jax.jit(sums, out_shardings=parallel.replicated(self.context.mesh))
+
+  def __call__(self, state: TrainState) -> dict[str, float]:
+    """Returns error (fraction), loss (nats per example) and the number of examples."""
+    size = -(-self.context.batch_size // self.context.mesh.size) * self.context.mesh.size
+    batches = pipeline.eval_batches(
+        self._source, transforms=self.context.transforms, batch_size=size,
+        process_index=jax.process_index(), process_count=jax.process_count())
+    parts = [self._sums(state.variables, batch)
+             for batch in parallel.to_devices(batches, self.context.mesh)]
+    total = {k: sum(float(p[k]) for p in jax.device_get(parts)) for k in ("n", "wrong", "loss")}
+    n = len(self._source)
+    if total["n"] != n:
+      raise AssertionError(f"{self.name}: evaluated {total['n']:.0f} of {n} examples")
+    return {f"{self.name}_error": total["wrong"] / n, f"{self.name}_loss": total["loss"] / n,
+            f"{self.name}_examples": n}

@@ -1,0 +1,147 @@
+"""Everything that a config builds once and that its trunk and branches share."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from vit_jax import branches, evaluators, flops, losses, models, optim, parallel, step
+from vit_jax import config as config_lib
+from vit_jax import state as state_lib
+from vit_jax.data import pipeline, sources
+from vit_jax.optim import schedules
+from vit_jax.progress import gib, si
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """The mesh, data, model, optimiser and compiled step of one config; see `build`."""
+
+  config: ml_collections.ConfigDict
+  name: str
+  plan: branches.Plan
+  mesh: Mesh
+  source: Any
+  channels: int
+  model: nn.Module
+  tx: Any
+  loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  evaluators: dict[str, evaluators.Evaluator]
+
+  @cached_property
+  def config_hash(self) -> str:
+    """Identifies what is computed; see `config.config_hash`."""
+    return config_lib.config_hash(self.config)
+
+  @cached_property
+  def _init(self) -> Callable[[jax.Array], state_lib.TrainState]:
+    return state_lib.init_fn(self.model, self.tx, self.config.data.image_size, self.channels)
+
+  @cached_property
+  def target(self) -> state_lib.TrainState:
+    """The shapes, dtypes and shardings of the state."""
+    return state_lib.abstract(self._init, self.config.seed, self.mesh)
+
+  def create_state(self) -> state_lib.TrainState:
+    """Returns the state at step 0."""
+    return state_lib.create(self._init, self.config.seed, self.target)
+
+  @cached_property
+  def num_params(self) -> int:
+    """The number of trained scalars."""
+    return state_lib.num_params(self.target)
+
+  @cached_property
+  def flops_per_image(self) -> int:
+    """Forward FLOPs, multiply and add counted separately."""
+    return flops.model_flops(self.model, self.config.data.image_size, self.channels)
+
+  def batches(self, start_step: int) -> Any:
+    """Yields global training batches on the devices, from a step on."""
+    data = self.config.data
+    local = pipeline.train_batches(
+        self.source, transforms=data.train, batch_size=self.config.batch_size,
+        seed=self.config.seed, start_step=start_step, num_threads=data.num_threads,
+        process_index=jax.process_index(), process_count=jax.process_count())
+    return parallel.to_devices(local, self.mesh)
+
+  @cached_property
+  def train_step(self) -> Any:
+    """The compiled `(state, batch) -> (state, metrics)`, its state donated."""
+    loss = step.make_loss(self.model, self.loss_fn)
+    fn = step.make_train_step(
+        step.make_gradient(loss, self.mesh, self.config.accumulate), self.tx,
+        make_schedule(self.config), self.config.cooldown_shape, self.config.seed)
+    shardings = jax.tree.map(lambda x: x.sharding, self.target)
+    jitted = jax.jit(fn, donate_argnums=0,
+                     out_shardings=(shardings, parallel.replicated(self.mesh)))
+    batch = next(pipeline.train_batches(
+        self.source, transforms=self.config.data.train,
+        batch_size=self.config.batch_size // jax.process_count(), seed=self.config.seed))
+    sharding = parallel.batch_sharding(self.mesh)
+    shapes = {k: jax.ShapeDtypeStruct((self.config.batch_size, *np.shape(v)[1:]), v.dtype,
+                                      sharding=sharding) for k, v in batch.items()}
+    return jitted.lower(self.target, shapes).compile()
+
+  def describe(self) -> str:
+    """Returns what a person wants to know before the first step; compiles it."""
+    size = self.config.data.image_size
+    memory = self.train_step.memory_analysis()
+    need = ""
+    if memory is not None:
+      peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
+              - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
+      need = f", {gib(peak)} per device in a step"
+    return (f"{self.name}: {self.config.model.name} on {self.source.info.name} at {size} px: "
+            f"{si(self.num_params)} parameters, {si(self.flops_per_image, 'FLOPs')} per image "
+            f"(forward)\n  {self.mesh.size} x {jax.devices()[0].device_kind} "
+            f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
+            f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
+            f"{self.config.accumulate} micro-batch(es)); memory: state "
+            f"{gib(state_lib.num_bytes(self.target))} in all{need}")
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
+  """Returns the trunk's learning rate as a function of the step."""
+  return schedules.make(config.schedule.name, learning_rate=config.optimizer.learning_rate,
+                        warmup=config.schedule.warmup, timescale=config.schedule.timescale,
+                        shift=config.schedule.shift, end=config.schedule.end,
+                        total_steps=config.total_steps)
+
+
+def build(config: ml_collections.ConfigDict, name: str) -> Job:
+  """Builds all parts of a run; whatever is wrong with the config shows here, before any step.
+
+  Raises:
+    UserError: the plan, the mesh, the batch, the data, the model or the optimiser.
+  """
+  plan = branches.plan(config.branches, config.cooldown, config.total_steps)
+  make_schedule(config)
+  mesh = parallel.make_mesh(**config.mesh)
+  parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+
+  def load(split: str) -> Any:
+    return sources.load(config.data.name, split, config.data.dir, cache=config.data.cache)
+
+  source = load(config.data.split)
+  fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
+  model = models.create(config.model.name, num_classes=source.info.num_classes,
+                        image_size=config.data.image_size, **fields)
+  channels = source[0]["image"].shape[-1]
+  variables = jax.eval_shape(
+      lambda key: state_lib.init_variables(model, key, config.data.image_size, channels),
+      jax.random.key(0))
+  loss_fn = losses.make(config.loss.name, num_classes=source.info.num_classes,
+                        label_smoothing=config.loss.label_smoothing)
+  context = evaluators.Context(model=model, loss_fn=loss_fn, mesh=mesh, load=load,
+                               transforms=config.data.eval, batch_size=config.batch_size)
+  return Job(config=config, name=name, plan=plan, mesh=mesh, source=source,
+             channels=channels, model=model, loss_fn=loss_fn,
+             tx=optim.make(config.optimizer, variables["params"]),
+             evaluators=evaluators.make(config.evaluators, context))

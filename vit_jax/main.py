@@ -1,0 +1,97 @@
+"""Trains what a config asks for: one run, a trunk with its branches, or a ladder of them.
+
+  python -m vit_jax.main --config configs/cifar10_ladder.py --workdir results/cifar10
+
+Every key of the config can be set on the command line:
+
+  --config.optimizer.learning_rate=1e-3  --config.branches=2000,5000  --config.model.name=ViT-S/16
+
+The same command again continues where it stopped, and does nothing that is done already.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from vit_jax import branches, cli, parallel, signals, summary, train
+from vit_jax import config as config_lib
+from vit_jax.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+  """Returns the command line."""
+  p = argparse.ArgumentParser(
+      prog="python -m vit_jax.main", description=__doc__, allow_abbrev=False,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      epilog="vit_jax/config.py lists every config key with its default, unit and meaning.")
+  p.add_argument("--config", required=True, metavar="FILE.py[:ARG]",
+                 help="config file with get_config()")
+  p.add_argument("--workdir", required=True, type=Path, metavar="DIR",
+                 help="run directory: checkpoints, measurements.jsonl, TensorBoard events")
+  p.add_argument("--rung", metavar="NAME",
+                 help="of a config with a ladder: only this rung, in DIR/NAME")
+  p.add_argument("--branch", type=int, metavar="STEPS",
+                 help="only the branch that ends at this step, from the trunk's checkpoint in DIR "
+                 "(on another machine, say); the same result as without this flag")
+  p.add_argument("--list", action="store_true",
+                 help="print the plan (runs, branches, steps) and exit")
+  group = p.add_argument_group("several processes (found by themselves on TPU pods and Slurm)")
+  group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+  group.add_argument("--num_processes", type=int, metavar="N")
+  group.add_argument("--process_id", type=int, metavar="I")
+  return p
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; returns its exit code."""
+  args, overrides = parser().parse_known_args(argv)
+  logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+  config = cli.load_config(args.config, overrides)
+  rungs = config_lib.rungs(config)
+  if args.rung is not None:
+    if args.rung not in rungs:
+      raise UserError(f"--rung {args.rung}: the ladder has {', '.join(rungs)}")
+    rungs = {args.rung: rungs[args.rung]}
+  runs = {name: (rung, args.workdir / name,
+                 branches.plan(rung.branches, rung.cooldown, rung.total_steps))
+          for name, rung in rungs.items()}
+  if args.branch is not None and len(runs) > 1:
+    raise UserError(f"--branch needs --rung: the ladder has {', '.join(rungs)}")
+  if args.list:
+    _print_plan(runs)
+    return 0
+  parallel.initialize(args.coordinator, args.num_processes, args.process_id)
+  failed = []
+  for name, (rung, workdir, _) in runs.items():
+    try:
+      train.run(rung, workdir, "/".join(p for p in (args.workdir.resolve().name, name) if p),
+                args.branch)
+    except train.Diverged as e:
+      if len(runs) == 1:
+        raise
+      failed.append(f"{name}: {e}")
+    except signals.Interrupted as e:
+      train.print_once(str(e))
+      return 0
+  if jax.process_index() == 0:
+    summary.show({workdir: plan for _, workdir, plan in runs.values()})
+  if failed:
+    raise UserError(f"{len(failed)} of {len(runs)} rungs stopped: {'; '.join(failed)}")
+  return 0
+
+
+def _print_plan(runs: dict) -> None:
+  for name, (rung, workdir, plan) in runs.items():
+    print(f"{name or workdir.name}: {rung.model.name}, batch {rung.batch_size}, trunk "
+          f"{plan.trunk_steps} steps in {workdir}")
+    for step, window in plan.branches.items():
+      print(f"  branch {step}: cools down from step {window.start}")
+    if plan.branches:
+      print(f"  {plan.steps} steps in all, instead of {plan.steps_from_scratch} from scratch")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,119 @@
+"""Devices as a mesh with axes (data, fsdp), and arrays laid out on it."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vit_jax.errors import UserError
+
+# Arrays below this size cost more to gather than they save.
+MIN_SHARDED_SIZE = 2**14
+
+
+def initialize(coordinator: str | None = None, num_processes: int | None = None,
+               process_id: int | None = None) -> None:
+  """Joins the processes of a multi-host run; does nothing for a single process.
+
+  The flags win; else the environment decides: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES
+  and JAX_PROCESS_ID), Slurm with several tasks, or a TPU pod.
+
+  Raises:
+    UserError: only some of the three flags are given.
+  """
+  given = (coordinator, num_processes, process_id)
+  env = os.environ
+  if any(x is not None for x in given):
+    if any(x is None for x in given):
+      raise UserError("--coordinator, --num_processes and --process_id go together: give all three")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+  elif "JAX_COORDINATOR_ADDRESS" in env:
+    number, rank = env.get("JAX_NUM_PROCESSES"), env.get("JAX_PROCESS_ID")
+    jax.distributed.initialize(num_processes=int(number) if number else None,
+                               process_id=int(rank) if rank else None)
+  elif int(env.get("SLURM_NTASKS", 1)) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+    jax.distributed.initialize()
+
+
+def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+  """Returns the mesh over all devices; one of the axes may be -1, "all that are left".
+
+  Raises:
+    UserError: the product of the axes is not the number of devices.
+  """
+  n = jax.device_count()
+  sizes = {"data": data, "fsdp": fsdp}
+  for axis, other in (("data", fsdp), ("fsdp", data)):
+    if sizes[axis] == -1 and other > 0:
+      sizes[axis] = n // other
+  if sizes["data"] * sizes["fsdp"] != n or min(sizes.values()) < 1:
+    raise UserError(f"config.mesh=(data={data}, fsdp={fsdp}) does not cover the {n} device(s): "
+                    "set data=-1 and an fsdp that divides them")
+  return jax.make_mesh((sizes["data"], sizes["fsdp"]), ("data", "fsdp"),
+                       axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Batches are split over every device, along their first axis."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, P())
+
+
+def state_shardings(mesh: Mesh, shapes: Any) -> Any:
+  """Splits each large array of a state along its largest axis that `fsdp` divides (ZeRO-3).
+
+  Args:
+    mesh: the mesh.
+    shapes: pytree of arrays or ShapeDtypeStructs.
+
+  Returns:
+    The same tree of NamedShardings.
+  """
+  n = mesh.shape["fsdp"]
+
+  def one(x: Any) -> NamedSharding:
+    axes = [i for i, size in enumerate(x.shape) if size % n == 0]
+    if n == 1 or x.size < MIN_SHARDED_SIZE or not axes:
+      return replicated(mesh)
+    axis = max(axes, key=lambda i: x.shape[i])
+    return NamedSharding(mesh, P(*([None] * axis), "fsdp"))
+
+  return jax.tree.map(one, shapes)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+  """Raises a UserError when a global batch does not split evenly over the devices."""
+  parts = mesh.size * accumulate
+  if batch_size < 1 or accumulate < 1 or batch_size % parts:
+    near = max(1, round(batch_size / parts)) * parts
+    raise UserError(f"config.batch_size={batch_size} is not divisible by {mesh.size} device(s) x "
+                    f"accumulate={accumulate}: use a multiple of {parts}, such as {near}")
+
+
+def to_devices(batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh, ahead: int = 2
+               ) -> Iterator[dict[str, jax.Array]]:
+  """Turns each process's part of a batch into global sharded arrays, `ahead` batches early."""
+  sharding = batch_sharding(mesh)
+  queue: list[dict[str, jax.Array]] = []
+  for batch in batches:
+    queue.append({k: jax.make_array_from_process_local_data(sharding, v)
+                  for k, v in batch.items()})
+    if len(queue) > ahead:
+      yield queue.pop(0)
+  yield from queue
+
+
+def all_agree(ok: bool) -> bool:
+  """Whether all processes say yes; each of them learns it, so that none waits for a dead one."""
+  if jax.process_count() == 1:
+    return ok
+  return bool(np.all(multihost_utils.process_allgather(np.array(ok))))

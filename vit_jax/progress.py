@@ -1,0 +1,98 @@
+"""What a person sees while a model trains: a live bar in a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def seconds(value: float) -> str:
+  """Returns a duration such as 42s, 3m05s or 2h10m."""
+  value = round(value)
+  if value < 60:
+    return f"{value}s"
+  if value < 3600:
+    return f"{value // 60}m{value % 60:02d}s"
+  return f"{value // 3600}h{value % 3600 // 60:02d}m"
+
+
+def si(value: float, unit: str = "") -> str:
+  """Returns a number with three digits and an SI prefix: 5.72 M, 35.1 G, 21.4 m."""
+  for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= factor:
+      return f"{value / factor:.3g} {prefix}{unit}"
+  return f"{value:.3g} {unit}".rstrip()
+
+
+def gib(value: float) -> str:
+  """Returns bytes as MiB or GiB."""
+  return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
+
+
+def memory_in_use() -> str:
+  """Returns the first device's memory and its limit; for the CPU, this process's memory."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats:
+    return f"{gib(stats['bytes_in_use'])} of {gib(stats.get('bytes_limit', 0))}"
+  status = Path("/proc/self/status")
+  if status.exists():
+    for line in status.read_text().splitlines():
+      if line.startswith("VmRSS:"):
+        return gib(int(line.split()[1]) * 1024)
+  return "unknown"
+
+
+class Reporter:
+  """Reports the steps of one segment of training (process 0 only; the others are silent)."""
+
+  def __init__(self, name: str, start: int, stop: int, batch_size: int) -> None:
+    """Counts from step `start` to `stop`, with `batch_size` images a step."""
+    self._name, self._stop, self._batch_size = name, stop, batch_size
+    self._last = (start, time.perf_counter())
+    self._silent = jax.process_index() != 0
+    self._bar = None
+    if not self._silent and sys.stderr.isatty():
+      self._bar = Progress(
+          TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+          TimeRemainingColumn(compact=True), TextColumn("{task.fields[stats]}"),
+          console=Console(stderr=True), transient=True)
+      self._task = self._bar.add_task(name, total=stop, completed=start, stats="")
+
+  def __enter__(self) -> "Reporter":
+    """Shows the bar."""
+    if self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+               trace: TracebackType | None) -> None:
+    """Takes the bar away."""
+    if self._bar:
+      self._bar.stop()
+
+  def log(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Shows a line for the steps since the last one; returns the metrics with images/s."""
+    before, then = self._last
+    now = time.perf_counter()
+    self._last = (step, now)
+    rate = (step - before) / max(now - then, 1e-9)
+    metrics = {**metrics, "images_per_second": rate * self._batch_size}
+    stats = (f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}  "
+             f"{metrics['images_per_second']:.0f} images/s")
+    if self._bar:
+      self._bar.update(self._task, completed=step, stats=f"{stats}  {memory_in_use()}")
+    elif not self._silent:
+      eta = seconds((self._stop - step) / max(rate, 1e-9))
+      print(f"{self._name}  {step}/{self._stop}  {stats}  ETA {eta}  memory {memory_in_use()}",
+            file=sys.stderr, flush=True)
+    return metrics
+
+  def pause(self, spent: float) -> None:
+    """Leaves seconds that went into evaluation and checkpoints out of the speed."""
+    step, then = self._last
+    self._last = (step, then + spent)

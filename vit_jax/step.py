@@ -1,0 +1,99 @@
+"""One training step: the gradient of the mean loss of a global batch, and the update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vit_jax.optim import schedules
+from vit_jax.state import TrainState, as_variables
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
+  """Returns `f(params, batch_stats, batch, key) -> (mean loss, new batch_stats)` for training.
+
+  Args:
+    model: called with `train=True`.
+    loss_fn: (logits [B, K], labels) -> float32 [B].
+  """
+
+  def loss(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+    out, changed = model.apply(as_variables(params, batch_stats), batch["image"], train=True,
+                               rngs={"dropout": key}, mutable=["batch_stats"])
+    return loss_fn(out.logits, batch["label"]).mean(), changed.get("batch_stats", {})
+
+  return loss
+
+
+def make_gradient(loss: Callable, mesh: Mesh, accumulate: int) -> Callable:
+  """Returns `f(params, batch_stats, batch, key) -> (loss, batch_stats, grads)`.
+
+  With `accumulate` > 1 the batch is cut into as many micro-batches, one after the other, whose
+  gradients are averaged in float32: the same gradient in less memory. Micro-batch j takes the
+  examples j, j + accumulate, …, so that each is spread over all devices as the batch is.
+  """
+  value_and_grad = jax.value_and_grad(loss, has_aux=True)
+  if accumulate == 1:
+    def plain(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple:
+      (value, batch_stats), grads = value_and_grad(params, batch_stats, batch, key)
+      return value, batch_stats, grads
+    return plain
+
+  split = NamedSharding(mesh, P(None, ("data", "fsdp")))
+
+  def accumulated(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple:
+    def cut(x: jax.Array) -> jax.Array:
+      x = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
+      return jax.lax.with_sharding_constraint(x, split)
+
+    def body(carry: tuple, micro: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
+      total, stats, grads = carry
+      index, part = micro
+      (value, stats), g = value_and_grad(params, stats, part, jax.random.fold_in(key, index))
+      return (total + value, stats, jax.tree.map(jnp.add, grads, g)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (total, stats, grads), _ = jax.lax.scan(
+        body, (jnp.float32(0), batch_stats, zeros),
+        (jnp.arange(accumulate), jax.tree.map(cut, batch)))
+    return total / accumulate, stats, jax.tree.map(lambda g: g / accumulate, grads)
+
+  return accumulated
+
+
+def make_train_step(gradient: Callable, tx: optax.GradientTransformationExtraArgs,
+                    schedule: Callable[[jax.Array], jax.Array], cooldown_shape: str, seed: int
+                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Returns the pure step `(state, batch) -> (state, metrics)`; the caller jits and donates.
+
+  Args:
+    gradient: see `make_gradient`; SAM and the like are other gradient functions.
+    tx: takes this step's learning rate as the extra argument `learning_rate`.
+    schedule: step -> learning rate of the trunk; the state's cooldown window multiplies it.
+    cooldown_shape: "linear" or "1-sqrt".
+    seed: dropout is a function of (seed, step).
+
+  The metrics are float32 scalars: the mean loss before the update, the global norm of the
+  gradient, and the learning rate.
+  """
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    loss, batch_stats, grads = gradient(state.params, state.batch_stats, batch, key)
+    lr = schedule(state.step) * schedules.cooldown(
+        state.step, state.cooldown_start, state.cooldown_end, cooldown_shape)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=lr)
+    new = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
+                        batch_stats=batch_stats, opt_state=opt_state)
+    return new, {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": lr}
+
+  return train_step

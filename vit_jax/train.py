@@ -1,0 +1,237 @@
+"""The training loop: one trunk, then its cooldown branches, each step done once.
+
+A state is found in this order: this run's last checkpoint (resume), the trunk's (fork), the seed.
+"""
+
+import datetime
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from vit_jax import job as job_lib
+from vit_jax import measurements, rundir, signals
+from vit_jax.branches import Window
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.errors import UserError
+from vit_jax.job import Job
+from vit_jax.progress import Reporter
+from vit_jax.state import TrainState
+
+# Steps that may be under way on the devices: enough to keep them busy, few enough that their
+# batches fit.
+MAX_STEPS_AHEAD = 4
+
+
+def print_once(text: str) -> None:
+  """Prints on process 0."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
+
+
+@contextmanager
+def _events(directory: Path) -> Iterator[SummaryWriter | None]:
+  """Yields a TensorBoard writer on process 0, None on the others."""
+  if jax.process_index() != 0:
+    yield None
+    return
+  with SummaryWriter(str(directory)) as writer:
+    yield writer
+
+
+class Diverged(UserError):
+  """The loss or the gradient is no longer finite."""
+
+
+def branch_directory(workdir: Path, step: int) -> Path:
+  """Returns the run directory of the branch that ends at `step`."""
+  return workdir / "branches" / str(step)
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int | None = None
+        ) -> None:
+  """Trains what a config asks for and `workdir` does not hold yet.
+
+  Args:
+    config: see `vit_jax.config`.
+    workdir: the run directory; created, or continued.
+    name: how the run is called in its measurements.
+    branch: train this branch alone, from the trunk's checkpoint, with the same result.
+
+  Raises:
+    UserError: a mistake in the config or the directory; `Diverged`, after the last good
+      checkpoint.
+    signals.Interrupted: SIGTERM or Ctrl-C, after saving.
+  """
+  rundir.check_config(workdir, config)
+  job = job_lib.build(config, name)
+  if branch is not None:
+    if branch not in job.plan.branches:
+      raise UserError(f"--branch {branch} is none of config.branches={tuple(config.branches)}")
+    if not (workdir / rundir.CONFIG_FILE).exists():
+      raise UserError(f"{workdir} holds no trunk to branch off: run without --branch first")
+    _run_branch(job, workdir, branch)
+    return
+
+  with rundir.lock(workdir):
+    rundir.write_config(workdir, config)
+    window, stop = job.plan.trunk, job.plan.trunk_steps
+    _train_segment(job, workdir, window, stop, is_branch=False)
+    for step in job.plan.branches:
+      try:
+        _run_branch(job, workdir, step)
+      except rundir.Locked as e:
+        print_once(f"{name}: branch {step} is left to the process that trains it ({e})")
+
+
+def _run_branch(job: Job, workdir: Path, step: int) -> None:
+  directory = branch_directory(workdir, step)
+  window = job.plan.branches[step]
+  with rundir.lock(directory):
+    if any(m["final"] for m in measurements.read(directory)):
+      return
+    rundir.write_config(directory, job.config)
+    _train_segment(job, directory, window, window.end, is_branch=True, trunk=workdir)
+
+
+def _train_segment(job: Job, directory: Path, window: Window, stop: int, *, is_branch: bool,
+                   trunk: Path | None = None) -> None:
+  """Trains one run directory, a trunk or a branch, up to step `stop`."""
+  config = job.config
+  record = measurements.Writer(directory, writes=jax.process_index() == 0)
+  ends = is_branch or not job.plan.branches  # the last step's model is a result
+  forks = () if is_branch else job.plan.fork_steps
+  checkpoints = Checkpoints(directory, keep=forks)
+  try:
+    step = checkpoints.latest()
+    if step is not None and step >= stop and (not ends or stop in record):
+      return  # nothing left to do
+    state, step, seconds = _start(job, checkpoints, window, trunk)
+    print_once(job.describe())
+    suffix = f"@{stop}" if is_branch else ""
+
+    def due(step: int) -> list[str]:
+      return [name for name, e in job.evaluators.items()
+              if (ends and step == stop) or (e.every and step and step % e.every == 0)]
+
+    batches = job.batches(step)
+    pending: list[dict[str, jax.Array]] = []
+    with (Reporter(job.name + suffix, step, stop, config.batch_size) as reporter,
+          signals.catch() as stop_flag, _events(directory) as events):
+      clock = time.perf_counter()
+      while True:
+        # What a checkpoint or a measurement says must be about finite numbers.
+        stopping = stop_flag.requested(step)
+        save = step > 0 and (step in forks or step == stop or stopping
+                             or step % config.checkpoint_every == 0)
+        names = due(step) if step not in record else []
+        if save or names:
+          _check_finite(pending, step)
+          jax.block_until_ready(state)
+          now = time.perf_counter()
+          seconds += (now - clock) * jax.device_count()
+          if save:
+            checkpoints.save(state, step, {"device_seconds": seconds})
+          if names:
+            _measure(job, record, checkpoints, state, step, seconds, names,
+                     branch=stop if is_branch else None, final=ends and step == stop)
+          clock = time.perf_counter()
+          reporter.pause(clock - now)
+        if step >= stop:
+          break
+        if stopping:
+          checkpoints.wait()
+          raise signals.Interrupted(stop_flag.signum, step)
+
+        state, metrics = job.train_step(state, next(batches))
+        pending.append(metrics)
+        step += 1
+        if len(pending) > MAX_STEPS_AHEAD:
+          jax.block_until_ready(pending[-MAX_STEPS_AHEAD]["loss"])
+        if step % config.log_every == 0 or step == stop:
+          means = _check_finite(pending, step)
+          pending = []
+          for key, value in reporter.log(step, means).items():
+            if events is not None:
+              events.add_scalar(f"train/{key}", value, step)
+    checkpoints.wait()
+  finally:
+    checkpoints.close()
+
+
+def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | None
+           ) -> tuple[TrainState, int, float]:
+  """Returns (state, its step, device seconds spent): resumed, forked off the trunk, or fresh."""
+  latest = checkpoints.latest()
+  if latest is not None:
+    state, meta = checkpoints.restore(latest, job.target)
+    print_once(f"{checkpoints.directory.parent}: continues at step {latest}")
+    return state.with_window(window), latest, meta["device_seconds"]
+  if trunk is not None:
+    source = Checkpoints(trunk, read_only=True)
+    try:
+      # The trunk and the branch are the same up to the window: any earlier checkpoint will do.
+      fork, reached = source.latest(at_most=window.start), source.latest() or 0
+      if reached < window.start:
+        raise UserError(f"the branch of {window.end} steps starts at step {window.start}, but the "
+                        f"trunk in {trunk} has only come to step {reached}: run the trunk on first")
+      if fork is not None:
+        state, meta = source.restore(fork, job.target)
+        print_once(f"{checkpoints.directory.parent}: starts from step {fork} of {trunk}")
+        return state.with_window(window), fork, meta["device_seconds"]
+    finally:
+      source.close()
+  return job.create_state().with_window(window), 0, 0.0
+
+
+def _check_finite(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+  """Returns the mean loss and norm and the last rate of the last steps; waits for them.
+
+  Raises:
+    Diverged: names the first step whose loss or gradient was not finite.
+  """
+  if not pending:
+    return {}
+  rows = jax.device_get(pending)
+  for i, row in enumerate(rows):
+    if not (np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])):
+      raise Diverged(
+          f"step {step - len(rows) + i + 1}: loss {row['loss']:g}, gradient norm "
+          f"{row['grad_norm']:g}, learning rate {row['learning_rate']:g}: the run stops and its "
+          "last checkpoint is kept; lower the learning rate or lengthen the warm-up (in a new "
+          "--workdir)")
+  return {"loss": float(np.mean([r["loss"] for r in rows])),
+          "grad_norm": float(np.mean([r["grad_norm"] for r in rows])),
+          "learning_rate": float(rows[-1]["learning_rate"])}
+
+
+def _measure(job: Job, record: measurements.Writer, checkpoints: Checkpoints, state: TrainState,
+             step: int, seconds: float, names: list[str], *, branch: int | None, final: bool
+             ) -> None:
+  """Evaluates a state and writes the measurement, after the checkpoint that it speaks of."""
+  metrics: dict[str, float] = {}
+  for name in names:
+    metrics |= job.evaluators[name](state)
+  for key, value in metrics.items():
+    if not np.isfinite(value):
+      raise Diverged(f"step {step}: {key} is {value}: the run stops, its last checkpoint is kept")
+  checkpoints.wait()
+  config, device = job.config, jax.devices()[0]
+  images = step * config.batch_size
+  measurement = measurements.Measurement(
+      run=job.name, branch=branch, final=final, model=config.model.name,
+      parameters=job.num_params, image_size=config.data.image_size, step=step,
+      images_seen=images, train_flops=3.0 * job.flops_per_image * images,
+      flops_per_image=float(job.flops_per_image), device_kind=device.device_kind,
+      device_count=jax.device_count(), device_seconds=round(seconds, 3),
+      dataset=job.source.info.name, dataset_size=job.source.info.size, seed=config.seed,
+      config_hash=job.config_hash, metrics=metrics,
+      time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+  record.write(measurement)
+  shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if not k.endswith("_examples"))
+  print_once(f"{job.name}{f'@{branch}' if branch else ''}  step {step}: {shown}")
