@@ -1,0 +1,1 @@
+"""Data sets, host preprocessing and batches; see sources, transforms and pipeline."""

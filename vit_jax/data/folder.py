@@ -1,0 +1,103 @@
+"""Image folders: DIR/train/<class>/*.jpg, and the layouts of ImageNet and Tiny-ImageNet."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax.data import images
+from vit_jax.data.sources import Example, Info, Source
+from vit_jax.errors import UserError
+
+SPLITS = ("train", "val", "validation", "test")
+_TINY_LABELS = "val_annotations.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The images of a folder, found but not opened."""
+
+  root: Path
+  class_names: tuple[str, ...]  # the sorted directories of train/
+  splits: dict[str, list[tuple[Path, int]]]  # split -> (file, label)
+
+
+def _files(directory: Path) -> list[Path]:
+  return sorted(p for p in directory.iterdir() if p.suffix.lower() in images.SUFFIXES)
+
+
+def _annotated(split: Path) -> list[tuple[Path, str]]:
+  """Tiny-ImageNet's val/: images/ and a table of file name, class, box."""
+  rows = (line.split("\t") for line in (split / _TINY_LABELS).read_text().splitlines())
+  return [(split / "images" / row[0], row[1]) for row in rows if len(row) > 1]
+
+
+def _by_class(split: Path) -> list[tuple[Path, str]]:
+  found = []
+  for directory in sorted(p for p in split.iterdir() if p.is_dir()):
+    inner = directory / "images"  # Tiny-ImageNet's train/<class>/images/
+    found += [(p, directory.name) for p in _files(inner if inner.is_dir() else directory)]
+  return found
+
+
+def scan(root: Path) -> Layout:
+  """Lists the labelled images of every split; unlabelled ones (Tiny-ImageNet's test/) are left out.
+
+  Raises:
+    UserError: there is no train/<class>/ with images, or another split has a class or a file that
+      is not there.
+  """
+  train = root / "train"
+  if not train.is_dir():
+    raise UserError(f"image folder {root} has no train/ directory: it must hold "
+                    "train/<class>/*.jpg and val/ or test/ alike")
+  class_names = tuple(sorted(p.name for p in train.iterdir() if p.is_dir()))
+  labels = {name: i for i, name in enumerate(class_names)}
+  splits = {}
+  for name in SPLITS:
+    split = root / name
+    if not split.is_dir():
+      continue
+    if (split / _TINY_LABELS).is_file():
+      found = _annotated(split)
+    else:
+      found = _by_class(split)
+      if {c for _, c in found} == {"images"} and "images" not in labels:
+        continue
+    if name != "train" and not found and _files(split):
+      raise UserError(f"{split} has images without class directories: sort them into "
+                      f"{name}/<class>/")
+    unknown = sorted({c for _, c in found} - set(labels))
+    if unknown:
+      raise UserError(f"{split} has the class {unknown[0]!r}, which {train} does not have")
+    splits[name] = [(path, labels[c]) for path, c in found]
+  if not splits["train"]:
+    raise UserError(f"{train} has no images: they must lie in train/<class>/ and end in "
+                    f"{', '.join(images.SUFFIXES)}")
+  return Layout(root, class_names, splits)
+
+
+def read_image(path: Path) -> np.ndarray:
+  """Reads a file as uint8 [H, W, 3] RGB.
+
+  Raises:
+    UserError: it is missing or corrupt.
+  """
+  try:
+    return images.decode(path.read_bytes())
+  except (OSError, ValueError) as e:
+    reason = e.strerror if isinstance(e, OSError) else e
+    raise UserError(f"corrupt image {path} ({reason}): replace or delete it") from None
+
+
+class FolderSource(Source):
+  """One split of an image folder, decoded at each access."""
+
+  def __init__(self, layout: Layout, split: str) -> None:
+    self._files = layout.splits[split]
+    self.info = Info(name=layout.root.name, split=split, size=len(self._files),
+                     num_classes=len(layout.class_names), class_names=layout.class_names)
+
+  def __getitem__(self, index: int) -> Example:
+    path, label = self._files[index]
+    return {"image": read_image(path), "label": label}

@@ -1,0 +1,128 @@
+"""Batches: shuffled without end for training, every example once for evaluation.
+
+The place of an example in a run is its position = step * batch_size + place in the batch. Order
+and augmentation are functions of (seed, position) alone, so a resumed, forked or re-sharded run
+sees what an uninterrupted one on a single process sees, whatever the number of threads.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import grain
+import numpy as np
+
+from vit_jax.data.memory import cached
+from vit_jax.data.sources import Source
+from vit_jax.data.transforms import Transform
+from vit_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# The unit of work of a thread: small enough that several threads share a large batch and that
+# finished ones do not pile up, large enough that NumPy's overhead does not count.
+_CHUNK = 64
+_FOREVER = 2**40  # steps
+
+
+def train_batches(source: Source, *, transforms: str, batch_size: int, seed: int,
+                  start_step: int = 0, process_index: int = 0, process_count: int = 1,
+                  num_threads: int = 2, cache: bool | None = None) -> Iterator[Batch]:
+  """Yields the batches of the steps start_step, start_step + 1, … without end.
+
+  Every epoch visits each example once, in an order of its own; a batch may span two epochs.
+
+  Args:
+    source: the examples.
+    transforms: see `vit_jax.data.transforms`.
+    batch_size: examples a step, over all processes.
+    seed: of order and augmentation, 0 <= seed < 2**32.
+    start_step: the first step; the batch of a step is the same wherever an iterator starts.
+    process_index: which part of every batch to return. Part i of n holds the rows
+      [i * batch_size / n, (i + 1) * batch_size / n): joined in the order of the processes, the
+      parts are the batch of a single process.
+    process_count: number of parts.
+    num_threads: that read and transform ahead of the consumer; 0 works in the caller's thread.
+    cache: keep the decoded images in memory; None: where they fit, see `vit_jax.data.memory`.
+
+  Returns:
+    An iterator of {"image": float32 (or uint8) [b, H, W, C], "label": int32 [b]}.
+
+  Raises:
+    UserError: at once for arguments that do not fit, later for an example that cannot be read.
+  """
+  local = _local_size(batch_size, process_count)
+  if not 0 <= seed < 2**32:
+    raise UserError(f"seed={seed} must lie in 0..{2**32 - 1}")
+  transform = Transform(transforms)
+  source = cached(source, cache, num_threads)
+  # Shuffle before repeat: the reverse order repeats examples within an epoch.
+  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  first = process_index * local
+
+  def read(step: int, start: int, stop: int) -> Batch:
+    begin = (start_step + step) * batch_size + first
+    positions = np.arange(begin + start, begin + stop)
+    images, labels = source.read(np.array([order[p] for p in positions.tolist()]))
+    return {"image": transform(images, seed, positions), "label": labels}
+
+  return _batches(read, local, _FOREVER, num_threads)
+
+
+def eval_batches(source: Source, *, transforms: str, batch_size: int, process_index: int = 0,
+                 process_count: int = 1, num_threads: int = 2, cache: bool | None = None
+                 ) -> Iterator[Batch]:
+  """Yields every example exactly once over all processes, in the order of the source.
+
+  All processes yield the same number of batches, ceil(n / batch_size), of the same shape. Rows
+  past the end repeat the last example and have mask False.
+
+  Args and errors: as for `train_batches`.
+
+  Returns:
+    An iterator of {"image": [b, H, W, C], "label": int32 [b], "mask": bool [b]}.
+  """
+  local = _local_size(batch_size, process_count)
+  transform = Transform(transforms)
+  source = cached(source, cache, num_threads)
+  first = process_index * local
+
+  def read(step: int, start: int, stop: int) -> Batch:
+    begin = step * batch_size + first
+    positions = np.arange(begin + start, begin + stop)
+    images, labels = source.read(np.minimum(positions, len(source) - 1))
+    return {"image": transform(images, 0, positions), "label": labels,
+            "mask": positions < len(source)}
+
+  return _batches(read, local, math.ceil(len(source) / batch_size), num_threads)
+
+
+def _local_size(batch_size: int, process_count: int) -> int:
+  if batch_size < 1 or batch_size % process_count:
+    near = max(1, round(batch_size / process_count)) * process_count
+    raise UserError(f"batch_size={batch_size} is not divisible by {process_count} process(es): use "
+                    f"a multiple of {process_count}, such as {near}")
+  return batch_size // process_count
+
+
+def _batches(read: Callable[[int, int, int], Batch], size: int, steps: int, num_threads: int
+             ) -> Iterator[Batch]:
+  """Has Grain's threads read the chunks (step, start, stop) ahead, and joins them to batches."""
+  bounds = np.linspace(0, size, math.ceil(size / _CHUNK) + 1).astype(int).tolist()
+  per_batch = len(bounds) - 1
+
+  def chunk(number: int) -> Batch:
+    step, k = divmod(number, per_batch)
+    return read(step, bounds[k], bounds[k + 1])
+
+  chunks = grain.MapDataset.range(steps * per_batch).map(chunk).to_iter_dataset(
+      grain.ReadOptions(num_threads=num_threads,
+                        prefetch_buffer_size=max(2 * per_batch, num_threads) if num_threads else 0))
+
+  def join() -> Iterator[Batch]:
+    iterator = iter(chunks)
+    for _ in range(steps):
+      parts = [next(iterator) for _ in range(per_batch)]
+      yield (parts[0] if per_batch == 1 else
+             {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
+
+  return join()

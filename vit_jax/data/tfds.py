@@ -1,0 +1,141 @@
+"""TFDS sets prepared as ArrayRecord, read without TensorFlow."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from vit_jax.data.sources import Example, Info, Source
+from vit_jax.errors import UserError
+
+INFO_FILE = "dataset_info.json"
+
+
+@cache
+def library() -> ModuleType:
+  """Imports tensorflow_datasets, when it is needed: half a second."""
+  import tensorflow_datasets  # noqa: PLC0415
+  return tensorflow_datasets
+
+
+def _version(path: Path) -> tuple[int, ...]:
+  return tuple(int(x) for x in path.name.split("."))
+
+
+def _versions(directory: Path) -> list[Path]:
+  """The prepared versions `directory/1.2.3`, the newest last."""
+  found = [p.parent for p in directory.glob(f"*/{INFO_FILE}")
+           if all(x.isdigit() for x in p.parent.name.split("."))]
+  return sorted(found, key=_version)
+
+
+def prepared(directory: Path) -> dict[str, list[str]]:
+  """Returns name -> versions of the sets prepared in a directory."""
+  if not directory.is_dir():
+    return {}
+  names = {p.name: p for p in sorted(directory.iterdir()) if p.is_dir()}
+  names |= {f"{p.parent.name}/{p.name}": p for p in sorted(directory.glob("*/*")) if p.is_dir()}
+  return {name: [v.name for v in found] for name, path in names.items()
+          if (found := _versions(path))}
+
+
+def metadata(directory: Path) -> dict[str, Any]:
+  """Reads dataset_info.json of a prepared set."""
+  try:
+    return json.loads((directory / INFO_FILE).read_text())
+  except (OSError, json.JSONDecodeError) as e:
+    raise UserError(f"{directory / INFO_FILE} cannot be read ({e}): prepare the set again"
+                    ) from None
+
+
+def file_format(directory: Path) -> str:
+  """Returns "array_record", "tfrecord", …; sets of old TFDS versions do not say theirs."""
+  return metadata(directory).get("fileFormat") or "tfrecord"
+
+
+def find(name: str, data_dir: Path) -> Path | None:
+  """Returns the directory of a prepared set, of its newest version where none is named.
+
+  Raises:
+    UserError: it is there, but as TFRecord.
+  """
+  base, _, version = name.partition(":")
+  found = [v for v in _versions(data_dir / base) if not version or v.name == version]
+  if not found:
+    return None
+  readable = [v for v in found if file_format(v) == "array_record"]
+  if not readable:
+    raise UserError(f"data set {name} in {data_dir} was prepared as {file_format(found[-1])}, "
+                    "which only TensorFlow reads: convert it once with: python -m vit_jax.data "
+                    f"convert {name} --data-dir {data_dir} --out OTHER_DIRECTORY")
+  return readable[-1]
+
+
+def splits(directory: Path) -> list[str]:
+  """Returns the names of the splits of a prepared set."""
+  return [s["name"] for s in metadata(directory)["splits"]]
+
+
+class TfdsSource(Source):
+  """One split of a prepared set that has the features `image` and `label`."""
+
+  def __init__(self, name: str, directory: Path, split: str) -> None:
+    """Opens the record files.
+
+    Args:
+      name: how errors and measurements call the set.
+      directory: with the version, DATA_DIR/NAME/1.2.3.
+      split: without a slice.
+
+    Raises:
+      UserError: the set has no images with integer labels, or files are missing.
+    """
+    tfds = library()
+    try:
+      builder = tfds.builder_from_directory(directory)
+      features = builder.info.features
+      names = set(features)
+      if not {"image", "label"} <= names or not isinstance(features["label"],
+                                                           tfds.features.ClassLabel):
+        raise UserError(f"data set {name} has the features {', '.join(sorted(names))}: an image "
+                        "classifier needs 'image' and a class 'label'")
+      # Other features (file names, boxes) would only cost time to decode.
+      skip = {key: tfds.decode.SkipDecoding() for key in names - {"image", "label"}}
+      self._data = builder.as_data_source(split=split, decoders=skip)
+      size = len(self._data)
+    except (OSError, ValueError, RuntimeError) as e:
+      if isinstance(e, UserError):
+        raise
+      raise UserError(f"data set {name} in {directory} cannot be opened ({_line(e)}): "
+                      "prepare it again") from e
+    self._directory = directory
+    label = features["label"]
+    self.info = Info(name=name.split(":")[0], split=split, num_classes=label.num_classes,
+                     size=size, class_names=tuple(label.names),
+                     encoding=getattr(features["image"], "_encoding_format", None))
+
+  def __getitem__(self, index: int) -> Example:
+    images, labels = self.read([range(len(self))[index]])
+    return {"image": images[0], "label": int(labels[0])}
+
+  def read(self, indices: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    wanted = [int(i) for i in indices]
+    try:
+      examples = self._data.__getitems__(wanted)  # twice as fast as one by one
+    except Exception as e:  # the decoders of TFDS raise what they like
+      if len(wanted) > 1:
+        for i in wanted:  # finds the one at fault
+          self.read([i])
+      raise UserError(f"example {wanted[0]} of {self.info.name} ({self.info.split}) in "
+                      f"{self._directory} cannot be read ({_line(e)}): prepare the set again"
+                      ) from e
+    return ([np.asarray(e["image"]) for e in examples],
+            np.array([e["label"] for e in examples], np.int32))
+
+
+def _line(error: Exception) -> str:
+  return " ".join(str(error).split())[:200] or type(error).__name__
