@@ -12,15 +12,17 @@ import grain
 import numpy as np
 
 from vit_jax.data.memory import cached
-from vit_jax.data.sources import Source
+from vit_jax.data.order import Order
+from vit_jax.data.sources import ArraySource, Source
 from vit_jax.data.transforms import Transform
 from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-# The unit of work of a thread: small enough that several threads share a large batch and that
-# finished ones do not pile up, large enough that NumPy's overhead does not count.
+# Examples that a thread reads at a time: few enough that several threads share a large batch and
+# that finished ones do not pile up, or, in memory, enough that NumPy's overhead does not count.
 _CHUNK = 64
+_MEMORY_CHUNK = 1024
 _FOREVER = 2**40  # steps
 
 
@@ -55,17 +57,16 @@ def train_batches(source: Source, *, transforms: str, batch_size: int, seed: int
     raise UserError(f"seed={seed} must lie in 0..{2**32 - 1}")
   transform = Transform(transforms)
   source = cached(source, cache, num_threads)
-  # Shuffle before repeat: the reverse order repeats examples within an epoch.
-  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  order = Order(len(source), seed)
   first = process_index * local
 
   def read(step: int, start: int, stop: int) -> Batch:
     begin = (start_step + step) * batch_size + first
     positions = np.arange(begin + start, begin + stop)
-    images, labels = source.read(np.array([order[p] for p in positions.tolist()]))
+    images, labels = source.read(order(positions))
     return {"image": transform(images, seed, positions), "label": labels}
 
-  return _batches(read, local, _FOREVER, num_threads)
+  return _batches(read, local, _FOREVER, source, num_threads)
 
 
 def eval_batches(source: Source, *, transforms: str, batch_size: int, process_index: int = 0,
@@ -93,7 +94,7 @@ def eval_batches(source: Source, *, transforms: str, batch_size: int, process_in
     return {"image": transform(images, 0, positions), "label": labels,
             "mask": positions < len(source)}
 
-  return _batches(read, local, math.ceil(len(source) / batch_size), num_threads)
+  return _batches(read, local, math.ceil(len(source) / batch_size), source, num_threads)
 
 
 def _local_size(batch_size: int, process_count: int) -> int:
@@ -104,25 +105,28 @@ def _local_size(batch_size: int, process_count: int) -> int:
   return batch_size // process_count
 
 
-def _batches(read: Callable[[int, int, int], Batch], size: int, steps: int, num_threads: int
-             ) -> Iterator[Batch]:
+def _batches(read: Callable[[int, int, int], Batch], size: int, steps: int, source: Source,
+             num_threads: int) -> Iterator[Batch]:
   """Has Grain's threads read the chunks (step, start, stop) ahead, and joins them to batches."""
-  bounds = np.linspace(0, size, math.ceil(size / _CHUNK) + 1).astype(int).tolist()
-  per_batch = len(bounds) - 1
+  in_memory = isinstance(source, ArraySource)
+  if in_memory:
+    num_threads = min(num_threads, 1)  # indexing holds the interpreter lock: more only wait for it
+  parts = math.ceil(size / (_MEMORY_CHUNK if in_memory else _CHUNK))
+  bounds = np.linspace(0, size, parts + 1).astype(int).tolist()
 
   def chunk(number: int) -> Batch:
-    step, k = divmod(number, per_batch)
+    step, k = divmod(number, parts)
     return read(step, bounds[k], bounds[k + 1])
 
-  chunks = grain.MapDataset.range(steps * per_batch).map(chunk).to_iter_dataset(
+  chunks = grain.MapDataset.range(steps * parts).map(chunk).to_iter_dataset(
       grain.ReadOptions(num_threads=num_threads,
-                        prefetch_buffer_size=max(2 * per_batch, num_threads) if num_threads else 0))
+                        prefetch_buffer_size=max(2 * parts, num_threads) if num_threads else 0))
 
   def join() -> Iterator[Batch]:
     iterator = iter(chunks)
     for _ in range(steps):
-      parts = [next(iterator) for _ in range(per_batch)]
-      yield (parts[0] if per_batch == 1 else
-             {key: np.concatenate([p[key] for p in parts]) for key in parts[0]})
+      read_parts = [next(iterator) for _ in range(parts)]
+      yield (read_parts[0] if parts == 1 else
+             {key: np.concatenate([p[key] for p in read_parts]) for key in read_parts[0]})
 
   return join()

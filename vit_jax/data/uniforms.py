@@ -16,8 +16,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
   return x ^ (x >> np.uint64(31))
 
 
-def uniforms(seed: int, stream: int, positions: np.ndarray, draws: int) -> np.ndarray:
-  """Returns float64 [n, draws] in [0, 1), with 53 random bits each.
+def bits(seed: int, stream: int, positions: np.ndarray, draws: int) -> np.ndarray:
+  """Returns random uint64 [n, draws].
 
   Args:
     seed: of the run, 0 <= seed < 2**32.
@@ -28,5 +28,9 @@ def uniforms(seed: int, stream: int, positions: np.ndarray, draws: int) -> np.nd
   key = _mix(np.array([(seed << 32) + stream], np.uint64) + _GOLDEN)
   row = _mix(_mix(positions.astype(np.uint64) * _GOLDEN + key) ^ key)
   counter = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
-  bits = _mix(row[:, None] + counter)
-  return (bits >> np.uint64(11)) * 2.0**-53
+  return _mix(row[:, None] + counter)
+
+
+def uniforms(seed: int, stream: int, positions: np.ndarray, draws: int) -> np.ndarray:
+  """Returns float64 [n, draws] in [0, 1), with 53 random bits each; see `bits`."""
+  return (bits(seed, stream, positions, draws) >> np.uint64(11)) * 2.0**-53

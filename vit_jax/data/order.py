@@ -1,0 +1,37 @@
+"""The order of the examples in a run, as a function of (seed, position)."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from vit_jax.data.uniforms import bits
+
+_STREAM = 2**32 - 1  # no operation of a transform has this number
+
+
+class Order:
+  """Shuffles every epoch anew, each example once in it.
+
+  Grain's `shuffle` computes one index at a time, which takes longer than cropping and flipping the
+  image; this takes 8 bytes an example for each of two epochs instead. Sorting hashes, not
+  `numpy.random`, so that a run resumed under another NumPy keeps its order.
+  """
+
+  def __init__(self, size: int, seed: int) -> None:
+    self._size = size
+    self._seed = seed
+    self._epoch = lru_cache(maxsize=2)(self._shuffle)  # a batch may span two
+
+  def _shuffle(self, epoch: int) -> np.ndarray:
+    """Returns the indices of one epoch, int64 [size]."""
+    keys = bits(self._seed, _STREAM, epoch * self._size + np.arange(self._size), 1)[:, 0]
+    return np.argsort(keys, kind="stable")
+
+  def __call__(self, positions: np.ndarray) -> np.ndarray:
+    """Returns the index of the example at each position; [n] integers for [n] integers."""
+    epochs, within = np.divmod(positions, self._size)
+    indices = np.empty(len(positions), np.int64)
+    for epoch in np.unique(epochs):
+      at = epochs == epoch
+      indices[at] = self._epoch(int(epoch))[within[at]]
+    return indices
