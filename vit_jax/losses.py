@@ -56,7 +56,7 @@ def sigmoid_xent(logits: jax.Array, labels: jax.Array, *, label_smoothing: float
   """Returns the binary cross-entropies of each example, summed over the classes, in nats.
 
   The sum, not the mean: the loss at initialisation grows with K unless the bias of the head
-  starts low (Beyer et al., 2006.07159, §4).
+  starts low (Beyer et al., 2006.07159).
 
   Args:
     logits: [B, K], any float dtype.

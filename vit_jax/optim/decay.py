@@ -13,7 +13,7 @@ from vit_jax.optim import options
 Groups = Sequence[tuple[str, float]]
 
 # A strong decay of the head, a weak one of the body, none of biases, norms, embeddings and tokens
-# (Zhai et al., 2106.04560, §3.2). In AdamW's units: what is taken off a step is lr(t) * value.
+# (Zhai et al., 2106.04560, §3.1). In AdamW's units: what is taken off a step is lr(t) * value.
 DEFAULT_GROUPS = (("head/kernel", 3.0), (".*kernel.*", 0.03), (".*", 0.0))
 
 _FORM = "weight_decay must be a list of (pattern, value) pairs, e.g. ((\".*kernel\", 0.1), " \

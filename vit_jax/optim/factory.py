@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "nesterov": False,  # sgd, adamw
     # Of the stored first moment: "float32" or "bfloat16"; auto: bfloat16 for adafactor only.
     "momentum_dtype": "auto",
+    "bf16_coefficient": False,  # round beta1 as the authors' code does; adafactor (its docstring)
     "weight_decay": decay.DEFAULT_GROUPS,  # (regex, value), first match wins; times learning rate
     "clip_norm": 1.0,  # highest global norm of the gradient; 0 or None is off
 }
@@ -32,7 +33,7 @@ _SHARED = ("name", "weight_decay", "clip_norm", "momentum_dtype")
 _USES = {
     "adamw": ("beta1", "beta2", "eps", "nesterov"),
     "sgd": ("momentum", "nesterov"),
-    "adafactor": ("beta1", "beta2"),
+    "adafactor": ("beta1", "beta2", "bf16_coefficient"),
 }
 _MOMENTUM_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -60,7 +61,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
   options.refuse_unused("optimizer", name, _SHARED + _USES[name], resolved, DEFAULTS)
   for key in ("beta1", "beta2", "momentum"):
     options.check_range(key, resolved[key], 0.0, 1.0, open_high=True)
-  options.check_range("eps", resolved["eps"], 0.0)
+  options.check_range("eps", resolved["eps"], 1e-20)  # at 0, a zero gradient would give 0 / 0
   if resolved["clip_norm"] is not None:
     options.check_range("clip_norm", resolved["clip_norm"], 0.0)
   if resolved["momentum_dtype"] not in _MOMENTUM_DTYPES:
@@ -82,19 +83,20 @@ def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
   return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _scale_by(o: Mapping[str, Any]) -> optax.GradientTransformation:
+def _scale_by(o: Mapping[str, Any], stacked: str | None) -> optax.GradientTransformation:
   dtype = o["momentum_dtype"]
   if o["name"] == "adamw":
     return moments.store_as(
         optax.scale_by_adam(o["beta1"], o["beta2"], o["eps"], nesterov=o["nesterov"]), "mu", dtype)
   if o["name"] == "adafactor":
-    return adafactor.scale_by_adafactor(o["beta1"], o["beta2"], dtype)
+    return adafactor.scale_by_adafactor(o["beta1"], o["beta2"], dtype, stacked=stacked,
+                                        bf16_coefficient=o["bf16_coefficient"])
   if not o["momentum"]:
     return optax.identity()
   return moments.store_as(optax.trace(o["momentum"], o["nesterov"]), "trace", dtype)
 
 
-def make(config: Mapping[str, Any], params: optax.Params
+def make(config: Mapping[str, Any], params: optax.Params, *, stacked: str | None = None
          ) -> optax.GradientTransformationExtraArgs:
   """Makes the optimiser of a config.
 
@@ -105,6 +107,8 @@ def make(config: Mapping[str, Any], params: optax.Params
     config: options of `DEFAULTS` by name (dict or ConfigDict); those left out take their default.
       A `learning_rate` among them is the peak of the schedule, which is not looked at here.
     params: the parameters or their shapes, for the weight-decay groups.
+    stacked: regular expression for the whole paths of parameters whose axis 0 counts layers
+      (`nn.scan`), for the optimiser that tells axes apart; see `adafactor.scale_by_factored_rms`.
 
   Raises:
     UserError: see `resolve` and `decay.per_parameter`.
@@ -112,4 +116,4 @@ def make(config: Mapping[str, Any], params: optax.Params
   o = resolve(config)
   values = decay.per_parameter(o["weight_decay"], params)
   clip = optax.clip_by_global_norm(o["clip_norm"]) if o["clip_norm"] else optax.identity()
-  return optax.chain(clip, _scale_by(o), decay.add_decay(values), scale_by_learning_rate())
+  return optax.chain(clip, _scale_by(o, stacked), decay.add_decay(values), scale_by_learning_rate())

@@ -4,8 +4,9 @@ A schedule is a function of the step alone. A cooldown is a separate factor of (
 where start and end may be traced: a trunk and all of its branches then share one compiled step.
 Steps count from 0, so that the first update of a warm-up is exactly zero.
 
-Source: Zhai et al., "Scaling Vision Transformers" (2106.04560), §3.3 (rsqrt, linear cooldown to
-0); Hägele et al. (2405.18392), §3 (the 1-sqrt shape).
+Source: Zhai et al., "Scaling Vision Transformers" (2106.04560), §3.5 (rsqrt, linear cooldown to
+0); Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations"
+(2405.18392; the 1-sqrt shape).
 """
 
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | f
     if total_steps <= warmup:
       raise UserError(f"schedule '{name}': total_steps={total_steps} must be more than "
                       f"warmup={warmup}")
+  peak = float(learning_rate)  # a NumPy float64 would widen the result where x64 is enabled
 
   def shape(step: jax.Array) -> jax.Array:
     """Share of the peak at a step that is at least `warmup`."""
@@ -110,7 +112,7 @@ def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | f
     step = jnp.asarray(step, jnp.int32)
     rise = step.astype(jnp.float32) / max(warmup, 1)
     factor = jnp.where(step < warmup, rise, 1) * shape(jnp.maximum(step, warmup))
-    return learning_rate * factor
+    return peak * factor
 
   return schedule
 
