@@ -16,7 +16,7 @@ DIRECTORY = "checkpoints"
 # Besides those that branches start from: the newest, and one more should that be damaged.
 KEEP_LATEST = 2
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax narrates every save
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates; its failures are raised
 
 
 class Checkpoints:

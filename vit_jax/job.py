@@ -1,8 +1,8 @@
 """Everything that a config builds once and that its trunk and branches share."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -57,23 +57,34 @@ class Job:
     """The number of trained scalars."""
     return state_lib.num_params(self.target)
 
+  @property
+  def model_name(self) -> str:
+    """The paper's name, and the shape where the config changes it: "ViT-mu/4 width=64"."""
+    shape = [f"{k}={self.config.model[k]}"
+             for k in ("width", "depth", "mlp_dim", "num_heads", "patch_size")
+             if self.config.model[k] is not None]
+    return " ".join([self.config.model.name, *shape])
+
   @cached_property
   def flops_per_image(self) -> int:
     """Forward FLOPs, multiply and add counted separately."""
     return flops.model_flops(self.model, self.config.data.image_size, self.channels)
 
-  def batches(self, start_step: int) -> Any:
-    """Yields global training batches on the devices, from a step on."""
+  def _local_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
-    local = pipeline.train_batches(
+    return pipeline.train_batches(
         self.source, transforms=data.train, batch_size=self.config.batch_size,
         seed=self.config.seed, start_step=start_step, num_threads=data.num_threads,
-        process_index=jax.process_index(), process_count=jax.process_count())
-    return parallel.to_devices(local, self.mesh)
+        cache=data.cache, process_index=jax.process_index(),
+        process_count=jax.process_count())
+
+  def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
+    """Yields global training batches on the devices, from a step on."""
+    return parallel.to_devices(self._local_batches(start_step), self.mesh)
 
   @cached_property
   def train_step(self) -> Any:
-    """The compiled `(state, batch) -> (state, metrics)`, its state donated."""
+    """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs."""
     loss = step.make_loss(self.model, self.loss_fn)
     fn = step.make_train_step(
         step.make_gradient(loss, self.mesh, self.config.accumulate), self.tx,
@@ -81,24 +92,25 @@ class Job:
     shardings = jax.tree.map(lambda x: x.sharding, self.target)
     jitted = jax.jit(fn, donate_argnums=0,
                      out_shardings=(shardings, parallel.replicated(self.mesh)))
-    batch = next(pipeline.train_batches(
-        self.source, transforms=self.config.data.train,
-        batch_size=self.config.batch_size // jax.process_count(), seed=self.config.seed))
+    batch = next(self._local_batches(0))
     sharding = parallel.batch_sharding(self.mesh)
     shapes = {k: jax.ShapeDtypeStruct((self.config.batch_size, *np.shape(v)[1:]), v.dtype,
                                       sharding=sharding) for k, v in batch.items()}
-    return jitted.lower(self.target, shapes).compile()
+    compiled = jitted.lower(self.target, shapes).compile()
+    if jax.process_index() == 0:
+      print(self._describe(compiled), flush=True)
+    return compiled
 
-  def describe(self) -> str:
-    """Returns what a person wants to know before the first step; compiles it."""
+  def _describe(self, compiled: Any) -> str:
+    """Returns what a person wants to know before the first step."""
     size = self.config.data.image_size
-    memory = self.train_step.memory_analysis()
+    memory = compiled.memory_analysis()
     need = ""
     if memory is not None:
       peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
               - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
       need = f", {gib(peak)} per device in a step"
-    return (f"{self.name}: {self.config.model.name} on {self.source.info.name} at {size} px: "
+    return (f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
             f"{si(self.num_params)} parameters, {si(self.flops_per_image, 'FLOPs')} per image "
             f"(forward)\n  {self.mesh.size} x {jax.devices()[0].device_kind} "
             f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
@@ -115,6 +127,12 @@ def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], ja
                         total_steps=config.total_steps)
 
 
+@lru_cache(maxsize=4)
+def _load(name: str, split: str, directory: str | None) -> Any:
+  """Opens a split once for all rungs of a ladder, which then share its decoded images."""
+  return sources.load(name, split, directory)
+
+
 def build(config: ml_collections.ConfigDict, name: str) -> Job:
   """Builds all parts of a run; whatever is wrong with the config shows here, before any step.
 
@@ -127,7 +145,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
 
   def load(split: str) -> Any:
-    return sources.load(config.data.name, split, config.data.dir, cache=config.data.cache)
+    return _load(config.data.name, split, config.data.dir)
 
   source = load(config.data.split)
   fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
@@ -140,7 +158,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   loss_fn = losses.make(config.loss.name, num_classes=source.info.num_classes,
                         label_smoothing=config.loss.label_smoothing)
   context = evaluators.Context(model=model, loss_fn=loss_fn, mesh=mesh, load=load,
-                               transforms=config.data.eval, batch_size=config.batch_size)
+                               data=config.data, batch_size=config.batch_size)
   return Job(config=config, name=name, plan=plan, mesh=mesh, source=source,
              channels=channels, model=model, loss_fn=loss_fn,
              tx=optim.make(config.optimizer, variables["params"]),

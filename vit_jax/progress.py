@@ -12,7 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def seconds(value: float) -> str:
-  """Returns a duration such as 42s, 3m05s or 2h10m."""
+  """Returns a duration such as 4.2s, 42s, 3m05s or 2h10m."""
+  if value < 9.95:
+    return f"{value:.1f}s"
   value = round(value)
   if value < 60:
     return f"{value}s"

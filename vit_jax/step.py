@@ -94,6 +94,6 @@ def make_train_step(gradient: Callable, tx: optax.GradientTransformationExtraArg
     updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=lr)
     new = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
                         batch_stats=batch_stats, opt_state=opt_state)
-    return new, {"loss": loss, "grad_norm": optax.global_norm(grads), "learning_rate": lr}
+    return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), "learning_rate": lr}
 
   return train_step

@@ -112,16 +112,16 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int, *, is_b
     if step is not None and step >= stop and (not ends or stop in record):
       return  # nothing left to do
     state, step, seconds = _start(job, checkpoints, window, trunk)
-    print_once(job.describe())
-    suffix = f"@{stop}" if is_branch else ""
+    label = f"{job.name}@{stop}" if is_branch else job.name
+    shared = window.start if is_branch else 0  # up to there the trunk's measurements hold
 
     def due(step: int) -> list[str]:
       return [name for name, e in job.evaluators.items()
-              if (ends and step == stop) or (e.every and step and step % e.every == 0)]
+              if (ends and step == stop) or (e.every and step > shared and step % e.every == 0)]
 
-    batches = job.batches(step)
+    train_step, batches = job.train_step, job.batches(step)
     pending: list[dict[str, jax.Array]] = []
-    with (Reporter(job.name + suffix, step, stop, config.batch_size) as reporter,
+    with (Reporter(label, step, stop, config.batch_size) as reporter,
           signals.catch() as stop_flag, _events(directory) as events):
       clock = time.perf_counter()
       while True:
@@ -148,7 +148,7 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int, *, is_b
           checkpoints.wait()
           raise signals.Interrupted(stop_flag.signum, step)
 
-        state, metrics = job.train_step(state, next(batches))
+        state, metrics = train_step(state, next(batches))
         pending.append(metrics)
         step += 1
         if len(pending) > MAX_STEPS_AHEAD:
@@ -224,7 +224,7 @@ def _measure(job: Job, record: measurements.Writer, checkpoints: Checkpoints, st
   config, device = job.config, jax.devices()[0]
   images = step * config.batch_size
   measurement = measurements.Measurement(
-      run=job.name, branch=branch, final=final, model=config.model.name,
+      run=job.name, branch=branch, final=final, model=job.model_name,
       parameters=job.num_params, image_size=config.data.image_size, step=step,
       images_seen=images, train_flops=3.0 * job.flops_per_image * images,
       flops_per_image=float(job.flops_per_image), device_kind=device.device_kind,

@@ -45,9 +45,10 @@ class Classification:
   def __call__(self, state: TrainState) -> dict[str, float]:
     """Returns error (fraction), loss (nats per example) and the number of examples."""
     size = -(-self.context.batch_size // self.context.mesh.size) * self.context.mesh.size
+    data = self.context.data
     batches = pipeline.eval_batches(
-        self._source, transforms=self.context.transforms, batch_size=size,
-        process_index=jax.process_index(), process_count=jax.process_count())
+        self._source, transforms=data.eval, batch_size=size, num_threads=data.num_threads,
+        cache=data.cache, process_index=jax.process_index(), process_count=jax.process_count())
     parts = [self._sums(state.variables, batch)
              for batch in parallel.to_devices(batches, self.context.mesh)]
     total = {k: sum(float(p[k]) for p in jax.device_get(parts)) for k in ("n", "wrong", "loss")}

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import ml_collections
 from jax.sharding import Mesh
 
 
@@ -18,7 +19,7 @@ class Context:
     loss_fn: (logits [B, K], labels) -> float32 [B].
     mesh: axes (data, fsdp).
     load: split -> data source.
-    transforms: preprocessing of evaluation images.
+    data: the config's `data`: preprocessing, threads, cache.
     batch_size: global.
   """
 
@@ -26,5 +27,5 @@ class Context:
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
   mesh: Mesh
   load: Callable[[str], Any]
-  transforms: str
+  data: ml_collections.ConfigDict
   batch_size: int

@@ -1,0 +1,134 @@
+"""What a user, a scheduler or bad luck does to a process, none of it may cost a measurement."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from training import command, finish, start, write_config
+
+from vit_jax import measurements
+from vit_jax.checkpoint import Checkpoints
+
+
+def read_all(workdir):
+  return [m for d in (workdir, *sorted((workdir / "branches").glob("*")))
+          for m in measurements.read(d)]
+
+
+def without_clock(records):
+  return [{k: v for k, v in m.items() if k not in ("device_seconds", "time", "run")}
+          for m in records]
+
+
+def test_command_end_to_end(tmp_path):
+  out = finish(start(write_config(tmp_path), tmp_path / "run"))
+  assert "parameters" in out
+  assert "FLOPs" in out
+  assert "per device in a step" in out
+  assert "loss" in out
+  assert "images/s" in out
+  assert "ETA" in out
+  assert "Branches share their trunks: 14 steps instead of 20 (30% saved)" in out
+  assert list((tmp_path / "run").glob("events*"))
+  config = json.loads((tmp_path / "run/config.json").read_text())
+  assert config["optimizer"]["name"] == "adamw"
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--config.modle.name=x"], "unknown config key 'modle.name': did you mean model.name"),
+    (["--config.model.name=ViT-Q/16"], "ViT-Q/16"),
+    (["--config.data.name=synthetik"], "synthetik"),
+    (["--config.batch_size=31", "--config.mesh.data=1", "--config.accumulate=2"],
+     "batch_size=31 is not divisible"),
+    (["--config.branches=20", "--config.total_steps=10"],
+     "branch 20 starts at step 15, beyond the trunk's end at 10"),
+    (["--branch", "7"], "--branch 7 is none of"),
+    (["--config.evaluators.test.type=nope"], "unknown type 'nope'"),
+    (["--config.schedule.name=cosin"], "cosine"),
+    (["--config.optimizer.name=adam"], "adamw"),
+])
+def test_mistakes_give_one_line_and_a_failure(tmp_path, flags, message):
+  out = finish(start(write_config(tmp_path), tmp_path / "run", *flags), code=2)
+  errors = [line for line in out.splitlines() if line.startswith("error: ")]
+  assert len(errors) == 1
+  assert message in errors[0]
+  assert "Traceback" not in out
+
+
+def test_sigterm_saves_and_exits_0(tmp_path):
+  config = write_config(tmp_path)
+  flags = ["--config.branches=100000", "--config.log_every=10", "--config.checkpoint_every=100000"]
+  process = start(config, tmp_path / "run", *flags)
+  for line in process.stdout:
+    if "images/s" in line:
+      break
+  process.send_signal(signal.SIGTERM)
+  out = finish(process, code=0)
+  assert "SIGTERM received: saved at step" in out
+  step = int(out.split("saved at step ")[1].split(";")[0])
+  assert Checkpoints(tmp_path / "run", read_only=True).steps() == [step]
+
+
+def test_a_second_process_is_refused(tmp_path):
+  config = write_config(tmp_path)
+  first = start(config, tmp_path / "run", "--config.branches=100000", "--config.log_every=10")
+  for line in first.stdout:
+    if "images/s" in line:
+      break
+  out = finish(start(config, tmp_path / "run", "--config.branches=100000",
+                     "--config.log_every=10"), code=2)
+  assert f"in use by another process (pid {first.pid} on" in out
+  first.kill()
+  first.communicate()
+
+
+@pytest.mark.slow
+def test_kill_9_twenty_times(tmp_path):
+  """Killed at random moments, the run always comes back and ends as if nothing had been."""
+  config = write_config(tmp_path)
+  flags = ["--config.branches=40,80", "--config.evaluators.test.every=10"]
+  finish(start(config, tmp_path / "whole", *flags))
+  rng = random.Random(0)
+  workdir = tmp_path / "killed"
+  kept, kills, again = [], 0, 0
+  began = time.monotonic()
+  while kills < 20:
+    process = start(config, workdir, *flags)
+    # Until the first measurement moments are drawn over the start-up, and later over the steps.
+    time.sleep(rng.uniform(2, 9))
+    process.kill()
+    process.communicate()
+    if process.returncode == -signal.SIGKILL:
+      kills += 1
+    else:  # it had finished: start over, the moments must stay random
+      assert process.returncode == 0
+      assert without_clock(read_all(workdir)) == without_clock(read_all(tmp_path / "whole"))
+      shutil.rmtree(workdir)
+      kept, again = [], again + 1
+      continue
+    found = read_all(workdir)
+    assert all(m in found for m in kept), "a finished measurement was lost"
+    keys = [(m["branch"], m["step"]) for m in found]
+    assert len(set(keys)) == len(keys), "a measurement was doubled"
+    kept = found
+  finish(start(config, workdir, *flags))
+  assert without_clock(read_all(workdir)) == without_clock(read_all(tmp_path / "whole"))
+  print(f"{kills} kills, {again} runs finished between them, {time.monotonic() - began:.0f} s")
+
+
+def test_a_full_disk_fails_and_continues(tmp_path):
+  """A limit on file sizes stands for the disk: no checkpoint fits, and the run must say so."""
+  config = write_config(tmp_path)
+  limit = subprocess.run(
+      ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *command(config, tmp_path / "run")],
+      capture_output=True, text=True, check=False,
+      env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})
+  assert limit.returncode != 0
+  assert read_all(tmp_path / "run") == []
+  finish(start(config, tmp_path / "run"))
+  assert len(read_all(tmp_path / "run")) == 3

@@ -1,0 +1,167 @@
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from training import tiny
+
+from vit_jax import job, measurements, signals, train
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.errors import UserError
+
+
+def final_state(directory, config):
+  checkpoints = Checkpoints(directory, read_only=True)
+  state, _ = checkpoints.restore(checkpoints.latest(), job.build(config, "t").target)
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def assert_same(a, b):
+  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def results(workdir):
+  """Returns every measurement of a run without what depends on the clock."""
+  found = [m for d in (workdir, *sorted((workdir / "branches").glob("*")))
+           for m in measurements.read(d)]
+  return [{k: v for k, v in m.items() if k not in ("device_seconds", "time")} for m in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """One uninterrupted run: a trunk of 9 steps and branches of 8 and 12."""
+  workdir = tmp_path_factory.mktemp("whole")
+  train.run(tiny(), workdir, "t")
+  return workdir
+
+
+def test_what_a_run_leaves(whole):
+  found = results(whole)
+  assert [(m["branch"], m["step"], m["final"]) for m in found] == [
+      (None, 6, False), (12, 12, True), (8, 8, True)]
+  last = found[1]
+  assert last["images_seen"] == 12 * 32
+  assert last["train_flops"] == 3 * last["flops_per_image"] * 12 * 32
+  assert last["metrics"]["test_examples"] == 100
+  assert Checkpoints(whole, read_only=True).steps() == [6, 8, 9]
+
+
+def test_doing_it_again_does_nothing(whole, capsys):
+  before = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+  train.run(tiny(), whole, "t")
+  after = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
+  changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
+  assert changed <= {".lock"}
+
+
+class StopAt:
+  """Asks a run to stop at a step, as SIGTERM does."""
+
+  signum = 15
+
+  def __init__(self, step):
+    self.step = step
+
+  def requested(self, step):
+    return step == self.step
+
+
+@pytest.mark.parametrize("stop", [1, 5, 10])
+def test_resume_is_bit_exact(whole, tmp_path, monkeypatch, stop):
+  """Stopped in the trunk (1, 5) or in the branch of 12 (10), and started again."""
+  from contextlib import nullcontext
+  with monkeypatch.context() as m:
+    m.setattr(signals, "catch", lambda: nullcontext(StopAt(stop)))
+    with pytest.raises(signals.Interrupted, match=f"saved at step {stop}"):
+      train.run(tiny(), tmp_path, "t")
+  train.run(tiny(), tmp_path, "t")
+  assert results(tmp_path) == results(whole)
+  for part in (".", "branches/8", "branches/12"):
+    assert_same(final_state(tmp_path / part, tiny()), final_state(whole / part, tiny()))
+
+
+def test_another_seed_gives_another_state(whole, tmp_path):
+  """The bit-exact comparison can fail."""
+  train.run(tiny(seed=1), tmp_path, "t", None)
+  with pytest.raises(AssertionError):
+    assert_same(final_state(tmp_path, tiny()), final_state(whole, tiny()))
+
+
+def test_a_branch_alone_gives_the_same_result(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  shutil.rmtree(tmp_path / "branches")
+  train.run(tiny(), tmp_path, "t", branch=12)
+  assert not (tmp_path / "branches/8").exists()
+  assert_same(final_state(tmp_path / "branches/12", tiny()),
+              final_state(whole / "branches/12", tiny()))
+
+
+def test_a_longer_trunk_redoes_nothing(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  kept = results(tmp_path)
+  longer = tiny(branches=(8, 12, 16))
+  train.run(longer, tmp_path, "t")
+  new = [m for m in results(tmp_path) if m not in kept]
+  assert [(m["branch"], m["step"]) for m in new] == [(None, 12), (16, 16)]
+  fresh = tmp_path / "fresh"
+  train.run(longer, fresh, "t")
+  assert_same(final_state(tmp_path / "branches/16", longer),
+              final_state(fresh / "branches/16", longer))
+
+
+def test_a_branch_between_starts_from_an_earlier_checkpoint(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  more = tiny(branches=(8, 10, 12))
+  train.run(more, tmp_path, "t")
+  fresh = tmp_path / "fresh"
+  train.run(more, fresh, "t")
+  assert_same(final_state(tmp_path / "branches/10", more),
+              final_state(fresh / "branches/10", more))
+
+
+def test_a_changed_config_is_refused(whole):
+  with pytest.raises(UserError, match="batch_size: 32 -> 64"):
+    train.run(tiny(batch_size=64), whole, "t")
+
+
+def test_branch_mistakes(whole, tmp_path):
+  with pytest.raises(UserError, match=r"--branch 9 is none of config.branches=\(8, 12\)"):
+    train.run(tiny(), whole, "t", branch=9)
+  with pytest.raises(UserError, match="holds no trunk"):
+    train.run(tiny(), tmp_path, "t", branch=8)
+  with pytest.raises(UserError, match="only come to step 9: run the trunk on first"):
+    train.run(tiny(branches=(8, 12, 40)), whole, "t", branch=40)
+
+
+def test_nan_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
+  config = tiny(optimizer={"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0},
+                schedule={"name": "constant", "warmup": 8})
+  with pytest.raises(train.Diverged, match=r"step \d+: loss nan|step \d+: loss inf"):
+    train.run(config, tmp_path, "t")
+  steps = Checkpoints(tmp_path, read_only=True).steps()
+  for step in steps:
+    state = Checkpoints(tmp_path, read_only=True).restore(step, job.build(config, "t").target)[0]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
+
+
+def test_a_damaged_checkpoint_is_named(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  for file in (tmp_path / "checkpoints/9/params").rglob("*"):
+    if file.is_file():
+      file.write_bytes(b"")
+  with pytest.raises(UserError, match="cannot read checkpoint .*9 .*to continue from step 8"):
+    train.run(tiny(branches=(8, 12, 16)), tmp_path, "t")
+
+
+def test_a_small_run_learns(tmp_path):
+  config = tiny(branches=(), total_steps=150, cooldown=0.3, model={"name": "ViT-mu/4"},
+                data={"split": "train[:8192]"}, batch_size=64, evaluators={"test": {
+                    "type": "classification", "split": "test[:1000]", "every": 0}},
+                optimizer={"learning_rate": 3e-3}, checkpoint_every=1000)
+  train.run(config, tmp_path, "t")
+  (last,) = measurements.read(tmp_path)
+  assert last["final"]
+  assert last["metrics"]["test_error"] < 0.8  # chance is 0.9
+  assert last["metrics"]["test_loss"] < np.log(10)

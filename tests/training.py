@@ -1,0 +1,50 @@
+"""A run small enough for tests, and ways to start it in this process or another."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vit_jax import config as config_lib
+
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config():
+  return ConfigDict(dict(
+      batch_size=32, branches=(8, 12), cooldown=0.25, checkpoint_every=4, log_every=3,
+      model=dict(name="ViT-mu/8", dropout=0.1),
+      data=dict(name="synthetic", image_size=16, split="train[:512]", num_threads=1),
+      evaluators=dict(test=dict(type="classification", split="test[:100]", every=6)),
+      schedule=dict(name="rsqrt", warmup=2, timescale=10)))
+"""
+
+
+def tiny(**changes):
+  scope = {}
+  exec(CONFIG, scope)  # the same text that `write_config` puts into a file
+  return config_lib.resolve({**scope["get_config"]().to_dict(), **changes})
+
+
+def write_config(directory: Path) -> str:
+  path = Path(directory) / "tiny.py"
+  path.write_text(CONFIG)
+  return str(path)
+
+
+def command(config: str, workdir: Path, *flags: str) -> list[str]:
+  return [sys.executable, "-m", "vit_jax.main", "--config", config, "--workdir", str(workdir),
+          *flags]
+
+
+def start(config: str, workdir: Path, *flags: str, devices: int = 1, **env: str
+          ) -> subprocess.Popen:
+  env = {**os.environ, **env}
+  env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+  return subprocess.Popen(command(config, workdir, *flags), env=env, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+  out, _ = process.communicate(timeout=300)
+  assert process.returncode == code, out
+  return out
