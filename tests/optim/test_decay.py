@@ -35,6 +35,12 @@ def test_the_first_match_wins_and_the_whole_path_must_match():
     decay.per_parameter((("kernel", 1.0), (".*", 0.0)), PARAMS)
 
 
+def test_a_path_that_only_begins_like_the_pattern_does_not_match():
+  params = {"head": {"kernel": np.zeros(2), "kernel_scale": np.zeros(2)}}
+  assert decay.per_parameter((("head/kernel", 2.0), (".*", 0.0)), params) == {
+      "head": {"kernel": 2.0, "kernel_scale": 0.0}}
+
+
 def test_stacked_parameters_have_the_value_of_their_layers():
   stacked = jax.tree.map(lambda p: jax.ShapeDtypeStruct((12, *p.shape), p.dtype), PARAMS)
   groups = decay.DEFAULT_GROUPS

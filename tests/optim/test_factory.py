@@ -12,6 +12,7 @@ from vit_jax.optim import factory
 
 STEPS = 24
 GROUPS = (("head/kernel", 3.0), (".*kernel.*", 0.03), (".*", 0.0))
+NO_DECAY = {"weight_decay": ((".*", 0.0),)}
 RATES = [0.02 * min(1, t / 5) / (1 + t / 10) ** 0.5 for t in range(STEPS)]
 
 
@@ -125,7 +126,7 @@ def test_the_comparison_sees_a_wrong_rule(wrong):
 
 def test_global_norm_is_clipped_over_all_parameters():
   params = {"a": {"kernel": jnp.zeros((3, 4))}, "b": jnp.zeros(5)}
-  config = {"name": "sgd", "momentum": 0.0, "weight_decay": ((".*", 0.0),)}
+  config = {"name": "sgd", "momentum": 0.0} | NO_DECAY
   _, step = stepper(config, params)
   state = optim.make(config, params).init(params)
   for scale in (1e-3, 0.9, 1.1, 1e6):
@@ -182,6 +183,18 @@ def test_learning_rate_is_an_argument_and_changes_nothing_but_the_step():
   jax.tree.map(np.testing.assert_array_equal, state_one, state_two)
   with pytest.raises(TypeError, match="learning_rate"):
     tx.update(g, tx.init(params), params)
+
+
+def test_the_pattern_of_stacked_parameters_reaches_adafactor():
+  params = {"blocks": {"bias": jnp.zeros((40, 64))}, "head": {"kernel": jnp.zeros((40, 64))}}
+
+  def second_moments(**kwargs):
+    state = optim.make({"name": "adafactor"} | NO_DECAY, params, **kwargs).init(params)
+    sizes = [x.shape for x in jax.tree.leaves(state) if x.dtype == jnp.float32]
+    return sizes.count((40, 64))
+
+  assert second_moments() == 0  # both are taken for matrices
+  assert second_moments(stacked="blocks/.*") == 1  # 40 biases of 64
 
 
 def vit_b_shapes():
