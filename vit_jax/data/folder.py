@@ -1,6 +1,7 @@
 """Image folders: DIR/train/<class>/*.jpg, and the layouts of ImageNet and Tiny-ImageNet."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ class Layout:
 
   root: Path
   class_names: tuple[str, ...]  # the sorted directories of train/
-  splits: dict[str, list[tuple[Path, int]]]  # split -> (file, label)
+  splits: dict[str, list[tuple[Path, int]]]  # split -> (file, label), in a fixed mixed order
 
 
 def _files(directory: Path) -> list[Path]:
@@ -70,11 +71,17 @@ def scan(root: Path) -> Layout:
     unknown = sorted({c for _, c in found} - set(labels))
     if unknown:
       raise UserError(f"{split} has the class {unknown[0]!r}, which {train} does not have")
+    # Sorted by a hash of the name, so that a slice such as train[:98%] holds all classes.
+    found.sort(key=lambda item: hashlib.sha256(_key(root, item[0])).digest())
     splits[name] = [(path, labels[c]) for path, c in found]
   if not splits["train"]:
     raise UserError(f"{train} has no images: they must lie in train/<class>/ and end in "
                     f"{', '.join(images.SUFFIXES)}")
   return Layout(root, class_names, splits)
+
+
+def _key(root: Path, path: Path) -> bytes:
+  return path.relative_to(root).as_posix().encode()
 
 
 def read_image(path: Path) -> np.ndarray:

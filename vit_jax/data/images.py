@@ -24,11 +24,18 @@ def _is_whole(data: bytes) -> bool:
   return True
 
 
-def decode(data: bytes) -> np.ndarray:
-  """Decodes JPEG, PNG, WebP or BMP bytes, turned upright as EXIF says.
+def decode(data: bytes, channels: int = 3) -> np.ndarray:
+  """Decodes JPEG, PNG, WebP or BMP bytes.
+
+  The orientation in a photo's EXIF header is ignored, as TensorFlow's and torchvision's loaders do.
+
+  Args:
+    data: the file.
+    channels: 3 for RGB, 1 for grey; images of the other kind are converted, transparency and
+      CMYK too.
 
   Returns:
-    uint8 [H, W, 3], RGB; grey images get three equal channels, transparency is dropped.
+    uint8 [H, W, channels].
 
   Raises:
     ValueError: the bytes are no image, or an incomplete one.
@@ -37,13 +44,14 @@ def decode(data: bytes) -> np.ndarray:
     raise ValueError("the file is empty")
   if not _is_whole(data):
     raise ValueError("the file is cut short")
+  flags = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
   try:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
   except cv2.error as e:
     raise ValueError(f"not an image ({e.err})") from None
   if image is None:
     raise ValueError("not an image")
-  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+  return image.reshape(*image.shape[:2], channels)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -40,9 +40,9 @@ class Spec:
   test_size: int = 10_000  # images
   seed: int = 0  # of the whole set, glyphs included
   label_noise: float = 0.2  # share of labels drawn again
-  glyphs: int = 40  # of each class; more: a longer tail, for larger networks to gain from
-  zipf: float = 1.0  # frequency of glyph k is (k + 1) ** -zipf; larger: easier, steeper at first
-  jitter: int = 2  # pixels that a glyph may lie off the centre, each way; the strongest knob
+  glyphs: int = 100  # of each class; more: a longer tail, for larger networks to gain from
+  zipf: float = 1.3  # frequency of glyph k is (k + 1) ** -zipf; larger: easier, steeper at first
+  jitter: int = 1  # pixels that a glyph may lie off the centre, each way; the strongest knob
   contrast: float = 0.5  # mean contrast of a glyph, as a share of the grey scale's half
   clutter: float = 0.3  # contrast of the ground
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_jax.data import images
 from vit_jax.data.sources import Example, Info, Source
 from vit_jax.errors import UserError
 
@@ -37,10 +38,10 @@ def prepared(directory: Path) -> dict[str, list[str]]:
   """Returns name -> versions of the sets prepared in a directory."""
   if not directory.is_dir():
     return {}
-  names = {p.name: p for p in sorted(directory.iterdir()) if p.is_dir()}
-  names |= {f"{p.parent.name}/{p.name}": p for p in sorted(directory.glob("*/*")) if p.is_dir()}
-  return {name: [v.name for v in found] for name, path in names.items()
-          if (found := _versions(path))}
+  # A set lies in NAME/1.2.3 or NAME/CONFIG/1.2.3; hidden directories are unfinished.
+  paths = [*directory.glob("[!.]*"), *directory.glob("[!.]*/[!.]*")]
+  return {str(path.relative_to(directory)): [v.name for v in found]
+          for path in sorted(paths) if path.is_dir() and (found := _versions(path))}
 
 
 def metadata(directory: Path) -> dict[str, Any]:
@@ -103,39 +104,46 @@ class TfdsSource(Source):
                                                            tfds.features.ClassLabel):
         raise UserError(f"data set {name} has the features {', '.join(sorted(names))}: an image "
                         "classifier needs 'image' and a class 'label'")
-      # Other features (file names, boxes) would only cost time to decode.
-      skip = {key: tfds.decode.SkipDecoding() for key in names - {"image", "label"}}
+      image, label = features["image"], features["label"]
+      if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
+        raise UserError(f"data set {name} has images of {image.dtype} {image.shape}: only uint8 "
+                        "with 1 or 3 channels can be read")
+      # Images are decoded here (`images.decode`), so that grey and CMYK files get 3 channels;
+      # other features (file names, boxes) would only cost time.
+      skip = {key: tfds.decode.SkipDecoding() for key in names - {"label"}}
       self._data = builder.as_data_source(split=split, decoders=skip)
       size = len(self._data)
     except (OSError, ValueError, RuntimeError) as e:
       if isinstance(e, UserError):
         raise
-      raise UserError(f"data set {name} in {directory} cannot be opened ({_line(e)}): "
+      raise UserError(f"data set {name} in {directory} cannot be opened ({one_line(e)}): "
                       "prepare it again") from e
     self._directory = directory
-    label = features["label"]
+    self._channels = image.shape[-1]
     self.info = Info(name=name.split(":")[0], split=split, num_classes=label.num_classes,
-                     size=size, class_names=tuple(label.names),
-                     encoding=getattr(features["image"], "_encoding_format", None))
+                     size=size, class_names=tuple(label.names), encoding=image.encoding_format)
 
   def __getitem__(self, index: int) -> Example:
-    images, labels = self.read([range(len(self))[index]])
-    return {"image": images[0], "label": int(labels[0])}
+    decoded, labels = self.read([range(len(self))[index]])
+    return {"image": decoded[0], "label": int(labels[0])}
 
   def read(self, indices: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
     wanted = [int(i) for i in indices]
     try:
-      examples = self._data.__getitems__(wanted)  # twice as fast as one by one
-    except Exception as e:  # the decoders of TFDS raise what they like
-      if len(wanted) > 1:
-        for i in wanted:  # finds the one at fault
-          self.read([i])
-      raise UserError(f"example {wanted[0]} of {self.info.name} ({self.info.split}) in "
-                      f"{self._directory} cannot be read ({_line(e)}): prepare the set again"
-                      ) from e
-    return ([np.asarray(e["image"]) for e in examples],
-            np.array([e["label"] for e in examples], np.int32))
+      records = self._data.__getitems__(wanted)
+    except Exception as e:  # array_record raises what it likes
+      raise UserError(f"{self.info.name} ({self.info.split}) in {self._directory} cannot be read "
+                      f"({one_line(e)}): prepare the set again") from e
+    decoded = []
+    for i, record in zip(wanted, records, strict=True):
+      try:
+        decoded.append(images.decode(record["image"], self._channels))
+      except ValueError as e:
+        raise UserError(f"corrupt image: example {i} of {self.info.name} ({self.info.split}) in "
+                        f"{self._directory} ({e}): prepare the set again") from None
+    return decoded, np.array([r["label"] for r in records], np.int32)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+  """Returns an error's message without its line breaks."""
   return " ".join(str(error).split())[:200] or type(error).__name__
