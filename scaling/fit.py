@@ -1,0 +1,304 @@
+"""Fits a scaling law to measurements: the public interface and the command.
+
+    python -m scaling.fit results/
+    python -m scaling.fit runs.csv --x gpu_hours --y error --group model
+
+In a notebook:
+
+    >>> import numpy as np
+    >>> from scaling import fit, laws
+    >>> x = np.geomspace(1e15, 1e20, 15)
+    >>> noise = np.random.default_rng(0).normal(scale=0.01, size=15)
+    >>> y = laws.DOUBLE(x, np.array([4e4, 0.3, 0.1, 1e15])) * np.exp(noise)
+    >>> result = fit.law(x, y)
+    >>> low, high = result.estimates["c"].interval
+    >>> bool(low < 0.1 < high)
+    True
+    >>> bool(abs(result(1e21) - 0.12) < 0.01)
+    True
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scaling import bootstrap, frontier, laws, measurements, words
+from scaling.errors import DataError
+from scaling.estimate import Problem
+from scaling.laws import Array
+from scaling.leastsquares import RESIDUALS, Loss
+from scaling.points import Points, select
+from scaling.result import Estimate, Fit, names
+from scaling.solution import Solution
+
+FRONTIERS = ("envelope", "all")
+
+
+def law(
+    x: Array,
+    y: Array,
+    *,
+    form: str = "double",
+    group: Array | None = None,
+    run: Array | None = None,
+    frontier: str = "envelope",
+    residual: str = "log",
+    huber: float | None = None,
+    resamples: int = 0,
+) -> Fit:
+    """Fits a law to arrays.
+
+    Args:
+      x: scales (compute, images, steps), [n], positive.
+      y: errors as fractions, or losses, [n].
+      form: a name of `scaling.laws.LAWS`.
+      group: the model of each point, [n]; None: one model.
+      run: the training run of each point, [n]; None: as `group`, or each point its own.
+      frontier: "envelope" keeps the points that nothing cheaper matches, "all" keeps all.
+      residual: "log" or "linear".
+      huber: residuals beyond this count linearly; None: squares.
+      resamples: bootstrap draws; 0: none.
+
+    Raises:
+      DataError: the points cannot be fitted; the message says why.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    single = np.arange(len(x)).astype(str)
+    points = Points(
+        x, y,
+        np.full(len(x), "model") if group is None else np.asarray(group).astype(str),
+        (single if group is None else np.asarray(group).astype(str))
+        if run is None else np.asarray(run).astype(str),
+        [f"point {i}" for i in range(len(x))],
+        {"x": "x", "y": "y", "group": "group"}, [], [],
+    )
+    return of_points(
+        points, form=form, variant=frontier, loss=Loss(residual, huber), resamples=resamples
+    )
+
+
+def of_points(
+    points: Points,
+    *,
+    form: str = "double",
+    variant: str = "envelope",
+    loss: Loss | None = None,
+    resamples: int = 0,
+) -> Fit:
+    """Fits a law to the frontier of points; see `law`."""
+    chosen = laws.get(form)
+    loss = loss or Loss()
+    kept = frontier.select(points.x, points.y, variant)
+    solution = Solution.of(chosen, points.x[kept], points.y[kept], None, loss)
+    core = frontier.interior(kept, points.group, len(chosen.parameters) + 1)
+    interior = None
+    if variant != "all" and len(core) < len(kept):
+        interior = Solution.of(chosen, points.x[core], points.y[core], None, loss)
+    draws = _bootstrap(points, chosen, loss, variant, resamples)
+    estimates = {
+        name: Estimate(
+            float(solution.natural[i]),
+            solution.profile(name),
+            interior.profile(name) if interior else None,
+            draws.interval(i) if draws and len(draws.parameters) else None,
+        )
+        for i, name in enumerate(chosen.parameters)
+    }
+    notes = list(points.notes)
+    notes.append(_used(points, kept, variant))
+    if interior:
+        notes.append(_edges(points, kept, core))
+    if draws and draws.runs < bootstrap.FEW_RUNS:
+        notes.append(
+            f"the bootstrap had only {draws.runs} runs to draw from: trust the profile intervals"
+        )
+    error, left = _left_out(solution.problem)
+    return Fit(chosen, points, kept, solution, interior, estimates, error, left, notes)
+
+
+def _bootstrap(
+    points: Points, chosen: laws.Law, loss: Loss, variant: str, resamples: int
+) -> bootstrap.Draws | None:
+    if not resamples:
+        return None
+    problem = Problem.of(chosen, points.x, points.y, None, loss)
+    return bootstrap.draw(
+        problem, points.run, lambda present: frontier.members(points.x, points.y, present, variant),
+        resamples,
+    )
+
+
+def _used(points: Points, kept: Array, variant: str) -> str:
+    models = list(dict.fromkeys(points.group[kept].tolist()))
+    what = "compute-optimal frontier" if variant != "all" else "all points"
+    return (
+        f"fitted {len(kept)} of {len(points)} points ({what}), of {len(models)} of "
+        f"{len(np.unique(points.group))} models: {', '.join(models[:12])}"
+    )
+
+
+def _edges(points: Points, kept: Array, core: Array) -> str:
+    models, left = points.group[kept], len(kept) - len(core)
+    where = "s are" if left > 1 else " is"
+    return (
+        f"{left} frontier point{where} at the grid's edge, where only the smallest ({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
+        "grid's, not nature's; the intervals cover the answer with and without them"
+    )
+
+
+def _left_out(problem: Problem) -> tuple[float | None, int]:
+    """Fits without the quarter of the points at the largest scales and predicts them."""
+    order = np.argsort(problem.x, kind="stable")
+    count = max(1, len(order) // 4)
+    kept, left = order[:-count], order[-count:]
+    try:
+        part = Problem.of(problem.law, problem.x[kept], problem.y[kept], None, problem.loss)
+    except DataError:
+        return None, count
+    parameters, _ = part.solve()
+    value = problem.law(problem.x[left] / part.unit, parameters[0])
+    return float(np.sqrt(np.mean(np.log(value / problem.y[left]) ** 2))), count
+
+
+def next_scale(points: Points, kept: Array) -> float:
+    """Returns the scale of the next size up: one more of the last step between sizes.
+
+    Each model leaves the frontier at some scale; the ratio between the last two of these ends,
+    applied to the last. With one model on the frontier: twice the largest scale.
+    """
+    ends: dict[str, float] = {}
+    for index in kept:
+        name = str(points.group[index])
+        ends[name] = max(ends.get(name, 0.0), float(points.x[index]))
+    last = sorted(ends.values())
+    ratio = last[-1] / last[-2] if len(last) > 1 else 2.0
+    return last[-1] * max(ratio, 1.1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        _run(options)
+    except DataError as error:
+        print(f"scaling.fit: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scaling.fit",
+        description="Fits a scaling law with 95% intervals; writes law.json and law.png.",
+    )
+    parser.add_argument("paths", nargs="+", help="directory of results, CSV or JSON lines")
+    parser.add_argument("--x", help="column of the scale (default: train_flops)")
+    parser.add_argument("--y", help="column of the error (default: test_error)")
+    parser.add_argument("--group", help="column that names the model (default: model)")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE",
+                        help="use only these rows; may be repeated")
+    parser.add_argument("--convert", choices=("percent", "accuracy", "percent-accuracy"),
+                        help="what y is, if not an error as a fraction")
+    parser.add_argument("--law", default="double", choices=names(), help="default: double")
+    parser.add_argument("--frontier", default="envelope", choices=FRONTIERS)
+    parser.add_argument("--residual", default="log", choices=RESIDUALS)
+    parser.add_argument("--huber", type=float, metavar="R",
+                        help="residuals beyond R count linearly")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N",
+                        help="resamples of the runs (default: 1000; 0: none)")
+    parser.add_argument("--forecast", type=float, metavar="X",
+                        help="scale to predict (default: the next size up)")
+    parser.add_argument("--truth", action="append", default=[], metavar="NAME=VALUE",
+                        help="a parameter's known value, to compare with; may be repeated")
+    parser.add_argument("--out", type=Path,
+                        help="where to write (default: the directory given, or here)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    points = select(
+        measurements.read(options.paths), x=options.x, y=options.y, group=options.group,
+        where=options.where, convert=options.convert,
+    )
+    fit = of_points(
+        points, form=options.law, variant=options.frontier,
+        loss=Loss(options.residual, options.huber), resamples=options.bootstrap,
+    )
+    truth = _truth(options.truth, fit)
+    at = options.forecast or next_scale(points, fit.frontier)
+    forecast = _forecast(fit, at)
+    print(_report(fit, truth, forecast))
+    first = Path(options.paths[0])
+    out = options.out or (first if first.is_dir() else Path())
+    out.mkdir(parents=True, exist_ok=True)
+    fit.save(out / "law.json", {"forecast": forecast, "truth": truth})
+    from scaling import plot  # matplotlib takes a second to import
+
+    plot.law(fit, out / "law.png", truth=truth, forecast=forecast)
+    print(f"\nwrote {out / 'law.json'} and {out / 'law.png'}")
+
+
+def _truth(given: Sequence[str], fit: Fit) -> dict[str, float]:
+    truth = {}
+    for item in given:
+        name, _, value = item.partition("=")
+        if name not in fit.estimates or measurements.number(value) is None:
+            raise DataError(f"--truth {item}: write NAME=VALUE, one of {', '.join(fit.estimates)}")
+        truth[name] = float(value)
+    return truth
+
+
+def _forecast(fit: Fit, at: float) -> dict[str, object]:
+    if not (np.isfinite(at) and at > 0):
+        raise DataError(f"--forecast {at:g}: the scale must be positive")
+
+    def ends(measurement: bool) -> list[float | None]:
+        both = fit.interval(np.array([at]), measurement=measurement)
+        return [float(end[0]) if np.isfinite(end[0]) else None for end in both]
+
+    return {
+        "x": at, "y": float(fit(at)),
+        "measurement_interval": ends(True),
+        "law_interval": ends(False),
+        "times_beyond_data": at / float(fit.points.x.max()),
+    }
+
+
+def _report(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
+    names_ = fit.points.names
+    lines = [f"{names_['y']} against {names_['x']}"]
+    lines += [f"  {note}" for note in fit.notes]
+    lines += ["", fit.law.formula, f"  {'':4}{'estimate':>12}  95% interval"]
+    known = fit.scatter.degrees > 0
+    for name, estimate in fit.estimates.items():
+        interval = words.span(*estimate.interval) if known else "not available"
+        lines.append(f"  {name:4}{words.figure(estimate.value, 4):>12}  {interval}")
+    lines += [f"  {sentence}" for sentence in fit.findings()]
+    if known:
+        lines.append(f"  scatter about the law {100 * fit.scatter.variance**0.5:.2g}"
+                     + ("%" if fit.loss.residual == "log" else " points of error"))
+    if fit.left_out_error is not None:
+        lines.append(f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
+                     f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%")
+    for name, value in truth.items():
+        low, high = fit.estimates[name].interval
+        inside = "inside" if low <= value <= high else "OUTSIDE"
+        lines.append(f"  known {name} = {words.figure(value)}: fitted "
+                     f"{words.figure(fit.estimates[name].value)}, truth {inside} the 95% interval")
+    low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
+    lines += ["", f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
+              f"({forecast['times_beyond_data']:.1f} times the largest measured): "
+              f"{names_['y']} {words.figure(forecast['y'])}"
+              + (f", 95% of measurements in {words.span(low, high)}" if known else "")]
+    if forecast["times_beyond_data"] > 10:
+        lines.append("  WARNING: more than 10 times beyond the data; laws have bent within less")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

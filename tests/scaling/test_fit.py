@@ -1,0 +1,167 @@
+import doctest
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import scaling.fit
+from scaling import fit, laws
+from scaling.errors import DataError
+
+TRUTH = np.array([0.6, 0.3, 0.12, 0.5])
+
+
+def curve(points=14, noise=0.01, seed=0):
+    x = np.geomspace(0.2, 2e4, points)
+    scatter = np.random.default_rng(seed).normal(scale=noise, size=points)
+    return x, laws.DOUBLE(x, TRUTH) * np.exp(scatter)
+
+
+def write_runs(path, seed=0):
+    """Four models, each good at a range of compute, below a directory as vit_jax leaves them."""
+    x, y = curve(16, seed=seed)
+    for k in range(4):
+        run = path / f"m{k}"
+        run.mkdir(parents=True)
+        lines = []
+        for i in range(16):
+            penalty = 1 + 0.1 * abs(i - 4 * k - 1.5)
+            lines.append({"run": f"r/m{k}", "final": True, "model": f"m{k}",
+                          "train_flops": 1e15 * x[i] * (1 + 0.01 * k), "device_kind": "cpu",
+                          "metrics": {"test_error": min(y[i] * penalty, 1.0)}})
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run / "measurements.jsonl").write_text(text + '{"torn')
+
+
+def test_docstring_example_runs():
+    assert doctest.testmod(scaling.fit).failed == 0
+
+
+def test_intervals_hold_the_truth_and_shrink_with_noise():
+    widths = []
+    for noise in (0.002, 0.02):
+        result = fit.law(*curve(20, noise, seed=1))
+        for name, value in zip(laws.DOUBLE.parameters, TRUTH, strict=True):
+            low, high = result.estimates[name].interval
+            assert low <= value <= high, name
+        widths.append(np.subtract(*result.estimates["c"].interval[::-1]))
+    assert widths[0] < 0.3 * widths[1]
+
+
+def test_no_floor_in_reach_is_said_in_words():
+    x = np.geomspace(1, 30, 8)
+    y = 0.9 * x**-0.2 * np.exp(0.02 * np.random.default_rng(0).normal(size=8))
+    result = fit.law(x, y)
+    assert not result.estimates["c"].identified
+    assert any("the data do not show a floor" in s for s in result.findings())
+    assert any(s.startswith("d is not identified") for s in result.findings())
+
+
+def test_as_many_points_as_parameters_gives_no_intervals():
+    result = fit.law(*curve(4))
+    assert result.scatter.degrees == 0
+    assert "no intervals" in result.findings()[0]
+    assert not result.estimates["a"].identified
+
+
+def test_fewer_points_than_parameters():
+    with pytest.raises(DataError, match="3 distinct x for the 4 parameters"):
+        fit.law(*curve(3))
+
+
+def test_measurement_interval_contains_the_laws():
+    result = fit.law(*curve())
+    at = np.array([0.3, 100.0, 1e6])
+    low, high = result.interval(at)
+    wide_low, wide_high = result.interval(at, measurement=True)
+    assert (wide_low < low).all()
+    assert (low < result(at)).all()
+    assert (result(at) < high).all()
+    assert (high < wide_high).all()
+
+
+def test_bootstrap_agrees_with_the_profile_on_independent_points():
+    result = fit.law(*curve(60, 0.02), frontier="all", resamples=400)
+    for estimate in result.estimates.values():
+        boot, (low, high) = estimate.bootstrap, estimate.interval
+        assert 0.5 < (boot[1] - boot[0]) / (high - low) < 1.6
+
+
+def test_bootstrap_draws_runs_not_points():
+    x, y = curve(60, 0.001)
+    run = np.repeat(np.arange(12), 5)
+    y = y * np.exp(0.03 * np.random.default_rng(1).normal(size=12))[run]
+    together = fit.law(x, y, run=run, frontier="all", resamples=300)
+    apart = fit.law(x, y, run=np.arange(60), frontier="all", resamples=300)
+    ratio = [np.subtract(*r.estimates["b"].bootstrap) for r in (together, apart)]
+    assert ratio[0] / ratio[1] > 1.4
+
+
+def test_edges_of_the_grid_widen_the_interval():
+    x, y = curve(12)
+    group = np.array(["s"] * 3 + ["m"] * 3 + ["l"] * 3 + ["h"] * 3)
+    y[-2:] *= [1.03, 1.09]  # the largest model, trained beyond what it is best for
+    y[-1] = min(y[-1], y[-2] * 0.999)
+    with_edges = fit.law(x, y, group=group)
+    assert with_edges.interior is not None
+    low, high = with_edges.estimates["c"].interval
+    assert low < with_edges.estimates["c"].profile.low
+    assert low <= TRUTH[2] <= high
+    assert any("grid's edge" in note for note in with_edges.notes)
+
+
+def test_command_writes_law_and_figure(tmp_path, capsys):
+    write_runs(tmp_path / "results")
+    assert fit.main([str(tmp_path / "results"), "--truth", "c=0.12"]) == 0
+    out = capsys.readouterr().out
+    assert "truth inside the 95% interval" in out
+    assert "forecast at train_flops" in out
+    law = json.loads((tmp_path / "results" / "law.json").read_text())
+    low, high = law["intervals"]["c"]
+    assert low <= 0.12 <= high
+    assert law["law"] == "double"
+    assert set(law["parameters"]) == {"a", "b", "c", "d"}
+    assert len(law["data"]) == 64
+    assert law["forecast"]["x"] > law["range"][1]
+    assert (tmp_path / "results" / "law.png").stat().st_size > 10_000
+
+
+def test_command_is_deterministic(tmp_path, capsys):
+    write_runs(tmp_path)
+    texts = []
+    for name in ("one", "two"):
+        assert fit.main([str(tmp_path), "--out", str(tmp_path / name)]) == 0
+        texts.append((tmp_path / name / "law.json").read_text())
+    capsys.readouterr()
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--y", "test_eror"], "did you mean 'test_error'"),
+        (["--group", "modle"], "no column 'modle', did you mean 'model'"),
+        (["--truth", "e=1"], "write NAME=VALUE"),
+        (["--forecast", "-3"], "must be positive"),
+        (["--where", "model=m0", "--where", "train_flops=0"], "no row has train_flops=0"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_2(tmp_path, capsys, arguments, message):
+    write_runs(tmp_path)
+    assert fit.main([str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_module_starts_without_jax_and_without_a_warning():
+    code = "import runpy, sys; sys.argv = ['fit', '--help']\n" \
+           "try: runpy.run_module('scaling.fit', run_name='__main__')\n" \
+           "except SystemExit: pass\n" \
+           "assert 'jax' not in sys.modules and 'matplotlib' not in sys.modules"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
