@@ -146,7 +146,8 @@ def _edges(points: Points, kept: Array, core: Array) -> str:
     models, left = points.group[kept], len(kept) - len(core)
     where = "s are" if left > 1 else " is"
     return (
-        f"{left} frontier point{where} at the grid's edge, where only the smallest ({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
+        f"{left} frontier point{where} at the grid's edge, where only the smallest "
+        f"({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
         "grid's, not nature's; the intervals cover the answer with and without them"
     )
 
