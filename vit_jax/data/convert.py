@@ -1,5 +1,6 @@
-"""Other TFDS sets as ArrayRecord: those prepared as TFRecord, and those that TFDS itself prepares."""
+"""Other TFDS sets as ArrayRecord: prepared as TFRecord, or not prepared yet."""
 
+import difflib
 import json
 import shutil
 import struct
@@ -31,7 +32,7 @@ def read_tfrecord(path: Path) -> Iterator[bytes]:
 
 
 def convert(name: str, data_dir: Path, out: Path) -> Path:
-  """Writes a set that is prepared as TFRecord again as ArrayRecord, byte for byte the same examples.
+  """Writes a set prepared as TFRecord again as ArrayRecord: the same examples, byte for byte.
 
   Args:
     name: NAME, NAME:VERSION or NAME/CONFIG, prepared in `data_dir`.
@@ -85,17 +86,23 @@ def convert(name: str, data_dir: Path, out: Path) -> Path:
   return out / base / source.name
 
 
+def _official() -> list[str]:
+  return tfds.library().list_builders(with_community_datasets=False)
+
+
+def is_official(name: str) -> bool:
+  """Whether TFDS has a set of this name; "NAME/CONFIG" and "NAME:VERSION" work too."""
+  return name.split(":")[0].split("/")[0] in _official()
+
+
 def prepare_official(name: str, out: Path) -> Path:
   """Has TFDS prepare one of its own sets, which takes TensorFlow.
 
   Raises:
     UserError: TFDS has no such set, TensorFlow is not installed, or the download fails.
   """
-  lib = tfds.library()
-  base = name.split(":")[0]
-  if base.split("/")[0] not in lib.list_builders(with_community_datasets=False):
-    import difflib  # noqa: PLC0415
-    near = difflib.get_close_matches(base, lib.list_builders(with_community_datasets=False), n=1)
+  if not is_official(name):
+    near = difflib.get_close_matches(name.split(":")[0], _official(), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(f"{name} is no image folder and no data set of TFDS{hint}")
   try:
@@ -104,7 +111,7 @@ def prepare_official(name: str, out: Path) -> Path:
     raise UserError(f"TFDS prepares {name} with TensorFlow, once: pip install -e .[convert] (an "
                     "environment of its own will do), then run the same command again") from None
   try:
-    builder = lib.builder(name, data_dir=out, file_format="array_record")
+    builder = tfds.library().builder(name, data_dir=out, file_format="array_record")
     builder.download_and_prepare()
   except Exception as e:  # TFDS and its downloads raise what they like
     raise UserError(f"TFDS could not prepare {name}: {tfds.one_line(e)}") from e

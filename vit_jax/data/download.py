@@ -39,13 +39,13 @@ def fetch(url: str, path: Path, checksum: str, progress: Callable[[int, int], No
     if sha256(path) == checksum:
       return path
     path.unlink()
-  path.parent.mkdir(parents=True, exist_ok=True)
   have = part.stat().st_size if part.is_file() else 0
   request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
   try:
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
       if response.status != 206:  # the server sends all of it
         have = 0
+      path.parent.mkdir(parents=True, exist_ok=True)
       total = have + int(response.headers.get("Content-Length") or 0)
       with part.open("ab" if have else "wb") as f:
         while block := response.read(_BLOCK):
@@ -62,8 +62,8 @@ def fetch(url: str, path: Path, checksum: str, progress: Callable[[int, int], No
     raise UserError(f"cannot download {url} ({reason}): check the connection and run the same "
                     "command again, or download it elsewhere and give it with --from-file"
                     ) from None
-  if sha256(part) != checksum:
-    part.unlink()
+  if not part.is_file() or sha256(part) != checksum:
+    part.unlink(missing_ok=True)
     raise UserError(f"{url} has not the expected content (SHA-256 {checksum[:16]}…): run the same "
                     "command again, or give a good copy with --from-file")
   return part.replace(path)

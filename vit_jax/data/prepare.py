@@ -4,15 +4,16 @@ A set is written into a hidden directory and renamed into place when it is whole
 failed attempt leaves nothing that could be taken for a data set.
 """
 
+import contextlib
 import dataclasses
 import fcntl
+import io
 import os
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Content:
   shuffle: bool  # by a hash of the keys, TFDS's way; else in the order given
 
 
-@contextmanager
+@contextlib.contextmanager
 def staged(name: str, version: str, out: Path) -> Iterator[Path]:
   """Gives an empty directory that becomes OUT/NAME/VERSION if the block ends well.
 
@@ -93,8 +94,9 @@ def write(content: Content, out: Path, check: Callable[[], None] = lambda: None)
   }, skip_registration=True)
   with staged(content.name, content.version, out) as stage:
     builder = builder_class(data_dir=stage, file_format="array_record")
-    builder.download_and_prepare(
-        download_config=lib.download.DownloadConfig(try_download_gcs=False))
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks of the hidden directory
+      builder.download_and_prepare(
+          download_config=lib.download.DownloadConfig(try_download_gcs=False))
     check()
   return out / content.name / content.version
 
@@ -156,6 +158,8 @@ def prepare_cifar(name: str, out: Path, from_file: Path | None = None, any_check
       splits={s: lambda s=s: records(s) for s in read.records}, shuffle=True), out)
   if from_file is None:
     path.unlink()
+    with contextlib.suppress(OSError):  # not empty: it is not ours alone
+      path.parent.rmdir()
   _report(out / name / cifar.VERSION)
 
 

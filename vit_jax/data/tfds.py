@@ -105,8 +105,8 @@ class TfdsSource(Source):
         raise UserError(f"data set {name} has the features {', '.join(sorted(names))}: an image "
                         "classifier needs 'image' and a class 'label'")
       image, label = features["image"], features["label"]
-      if image.dtype != np.uint8 or image.shape[-1] not in (1, 3):
-        raise UserError(f"data set {name} has images of {image.dtype} {image.shape}: only uint8 "
+      if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
+        raise UserError(f"data set {name} has images of {image.np_dtype} {image.shape}: only uint8 "
                         "with 1 or 3 channels can be read")
       # Images are decoded here (`images.decode`), so that grey and CMYK files get 3 channels;
       # other features (file names, boxes) would only cost time.

@@ -1,0 +1,42 @@
+"""A picture of what the model gets to see."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vit_jax.data import images, pipeline
+from vit_jax.data.sources import Source
+from vit_jax.errors import UserError
+
+_ROWS, _COLUMNS = 6, 10
+_MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
+
+
+def write(source: Source, transforms: str, seed: int, path: Path) -> None:
+  """Draws the first training batch as a PNG sheet, after the transforms.
+
+  float32 images are stretched from the batch's own least to its largest value.
+
+  Raises:
+    UserError: the transforms do not fit, or the file cannot be written.
+  """
+  count = min(_ROWS * _COLUMNS, len(source))
+  batch = next(pipeline.train_batches(source, transforms=transforms, batch_size=count, seed=seed,
+                                      num_threads=0, cache=False))["image"]
+  if batch.dtype != np.uint8:
+    low, high = batch.min(), batch.max()
+    batch = ((batch - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
+  if batch.shape[-1] == 1:
+    batch = batch.repeat(3, axis=-1)
+  factor = -(-_MIN_CELL // batch.shape[1])
+  batch = batch.repeat(factor, axis=1).repeat(factor, axis=2)
+  _, h, w, _ = batch.shape
+  rows = -(-count // _COLUMNS)
+  sheet = np.full((rows * (h + 2), min(count, _COLUMNS) * (w + 2), 3), 255, np.uint8)
+  for i, image in enumerate(batch):
+    y, x = (i // _COLUMNS) * (h + 2), (i % _COLUMNS) * (w + 2)
+    sheet[y:y + h, x:x + w] = image
+  try:
+    path.write_bytes(images.encode_png(sheet))
+  except OSError as e:
+    raise UserError(f"cannot write {path} ({e.strerror})") from None
