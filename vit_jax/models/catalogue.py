@@ -1,0 +1,73 @@
+"""From a paper's name to a model."""
+
+import difflib
+import re
+from typing import Any
+
+from flax import linen as nn
+
+from vit_jax.errors import UserError
+from vit_jax.models import fields as fields_lib
+from vit_jax.models import vit
+from vit_jax.models.family import Variant
+
+# A family has its own file; one line here makes its variants known.
+FAMILIES = (vit.FAMILY,)
+
+
+def names() -> list[str]:
+  """Returns the names worth listing; families know further ones, such as any patch size."""
+  return [name for family in FAMILIES for name in family.names]
+
+
+def _near(name: str) -> list[str]:
+  """Returns known names like this one, with its own patch size if it has one."""
+  known = names()
+  patch = re.search(r"/[1-9]\d*$", name)
+  if patch:
+    known += {re.sub(r"/\d+$", patch[0], k): None for k in known}
+  same = {k: None for k in known if k.lower() == name.lower()}
+  # Case matters (ViT-s and ViT-S are two models), so a name in a wrong case may fit several.
+  return list(same) or difflib.get_close_matches(name, known, n=1) \
+      or difflib.get_close_matches(name.upper(), known, n=1)
+
+
+def _unknown(name: str) -> UserError:
+  near = _near(name)
+  hint = (f"did you mean {' or '.join(near)} (case matters)?" if near
+          else "`python -m vit_jax.models` lists the names")
+  return UserError(f"unknown model '{name}': {hint}")
+
+
+def find(name: str) -> Variant:
+  """Returns the variant of a name.
+
+  Raises:
+    UserError: no family knows the name; the nearest one is named.
+  """
+  for family in FAMILIES:
+    variant = family.lookup(name)
+    if variant is not None:
+      return variant
+  raise _unknown(name)
+
+
+def create(name: str, *, num_classes: int, image_size: int, **overrides: Any) -> nn.Module:
+  """Returns a Linen module by its name.
+
+  Args:
+    name: a paper's name, e.g. "ViT-B/16"; see `names()`.
+    num_classes: number of logits.
+    image_size: height and width of the images, in pixels.
+    **overrides: fields of the module class that replace the variant's, e.g. `pool="map"`.
+
+  Raises:
+    UserError: an unknown name or field (the nearest is named), a field of a wrong type or out of
+      range, or fields that contradict each other.
+  """
+  variant = find(name)
+  given = fields_lib.check(variant.module, overrides | {"num_classes": num_classes,
+                                                        "image_size": image_size})
+  module = variant.module(**{**variant.fields, **given})
+  module.check()
+  return module

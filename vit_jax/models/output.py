@@ -1,0 +1,19 @@
+"""What every model returns."""
+
+import flax.struct
+import jax
+
+
+@flax.struct.dataclass
+class Output:
+  """Outputs of a classifier for a batch of B images.
+
+  Attributes:
+    logits: float32 [B, num_classes].
+    features: float32 [B, D], the pooled representation that the head sees.
+    distilled_logits: float32 [B, num_classes] of a distillation head, None without one.
+  """
+
+  logits: jax.Array
+  features: jax.Array
+  distilled_logits: jax.Array | None = None
