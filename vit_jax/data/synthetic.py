@@ -28,7 +28,7 @@ _CHUNK = 4096  # images that share one random generator
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """What the set looks like; the last five make it easier or harder.
+  """What the set looks like; the last six make it easier or harder.
 
   Raises:
     ValueError: a value is out of range.
@@ -41,17 +41,18 @@ class Spec:
   seed: int = 0  # of the whole set, glyphs included
   label_noise: float = 0.2  # share of labels drawn again
   glyphs: int = 100  # of each class; more: a longer tail, for larger networks to gain from
-  zipf: float = 1.3  # frequency of glyph k is (k + 1) ** -zipf; larger: easier, steeper at first
-  jitter: int = 1  # pixels that a glyph may lie off the centre, each way; the strongest knob
+  zipf: float = 1.5  # frequency of glyph k is (k + 1) ** -zipf; larger: easier, steeper at first
+  jitter: int = 2  # pixels that a glyph may lie off the centre, each way; the strongest knob
+  negative: float = 0.0  # share of glyphs in inverted colours; at 0.5 a linear classifier is lost
   contrast: float = 0.5  # mean contrast of a glyph, as a share of the grey scale's half
-  clutter: float = 0.3  # contrast of the ground
+  clutter: float = 0.15  # contrast of the ground; at `contrast` and above the floor rises
 
   def __post_init__(self) -> None:
     if not (self.size >= 8 and self.classes >= 2 and self.glyphs >= 1 and self.train_size > 0
             and self.test_size > 0 and self.seed >= 0):
       raise ValueError("needs size >= 8, classes >= 2, glyphs, train_size, test_size >= 1")
-    if not 0 <= self.label_noise <= 1:
-      raise ValueError(f"label_noise={self.label_noise} must be a share, from 0 to 1")
+    if not 0 <= self.label_noise <= 1 or not 0 <= self.negative <= 1:
+      raise ValueError("label_noise and negative are shares, from 0 to 1")
     if not 0 <= 2 * self.jitter <= self.size - 4:
       raise ValueError(f"jitter={self.jitter} leaves a glyph less than 4 of {self.size} pixels")
 
@@ -88,6 +89,7 @@ def _chunk(spec: Spec, patterns: np.ndarray, rng: np.random.Generator, n: int
   glyph = rng.choice(spec.glyphs, size=n, p=frequencies(spec))
   offset = rng.integers(2 * spec.jitter + 1, size=(n, 2))
   gain = spec.contrast * rng.uniform(0.6, 1.4, (n, 1, 1, 1)).astype(np.float32)
+  gain *= np.where(rng.random((n, 1, 1, 1)) < spec.negative, np.float32(-1), np.float32(1))
   tint = 0.15 * rng.standard_normal((n, 1, 1, 3), dtype=np.float32)
 
   # Ground: smooth blobs of the glyphs' own scale, so that no filter alone tells them apart.
@@ -104,9 +106,8 @@ def _chunk(spec: Spec, patterns: np.ndarray, rng: np.random.Generator, n: int
   for y in range(2 * spec.jitter + 1):
     for x in range(2 * spec.jitter + 1):
       at = np.flatnonzero((offset[:, 0] == y) & (offset[:, 1] == x))
-      place = canvas[at, y:y + side, x:x + side]
-      place += stamp * (gain[at] * patterns[label[at], glyph[at]] - place)
-      canvas[at, y:y + side, x:x + side] = place
+      drawn = stamp * gain[at] * patterns[label[at], glyph[at]]
+      canvas[at, y:y + side, x:x + side] += drawn
   pixels = np.clip(canvas * 128 + 128, 0, 255).astype(np.uint8)
   return pixels, label.astype(np.int32), glyph
 
