@@ -8,6 +8,8 @@ import signal
 import subprocess
 import time
 
+import cv2
+import numpy as np
 import pytest
 from training import command, finish, start, write_config
 
@@ -57,6 +59,26 @@ def test_mistakes_give_one_line_and_a_failure(tmp_path, flags, message):
   errors = [line for line in out.splitlines() if line.startswith("error: ")]
   assert len(errors) == 1
   assert message in errors[0]
+  assert "Traceback" not in out
+
+
+def test_a_corrupt_image_is_named(tmp_path):
+  rng = np.random.default_rng(0)
+  for split in ("train", "test"):
+    for label in "ab":
+      (tmp_path / f"set/{split}/{label}").mkdir(parents=True)
+      for i in range(20):
+        image = rng.integers(0, 255, (16, 16, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"set/{split}/{label}/{i}.jpg"), image)
+  flags = [f"--config.data.name={tmp_path / 'set'}", "--config.data.split=train",
+           "--config.evaluators.test.split=test"]
+  out = finish(start(write_config(tmp_path), tmp_path / "good", *flags))
+  assert "test_error" in out
+  bad = tmp_path / "set/train/b/7.jpg"
+  bad.write_bytes(bad.read_bytes()[:100])
+  out = finish(start(write_config(tmp_path), tmp_path / "bad", *flags), code=2)
+  (error,) = [line for line in out.splitlines() if line.startswith("error: ")]
+  assert str(bad) in error
   assert "Traceback" not in out
 
 

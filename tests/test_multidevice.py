@@ -1,5 +1,6 @@
 """The same curve on one device, on eight, and in two processes."""
 
+import signal
 import socket
 
 import numpy as np
@@ -54,15 +55,28 @@ def test_eight_devices(single, tmp_path, mesh):
   check(single, out, tmp_path / "run")
 
 
-def test_two_processes(single, tmp_path):
+def start_two(config, workdir, *flags):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     address = f"localhost:{s.getsockname()[1]}"
-  both = [start(single[0], tmp_path / "run", *EVERY, f"--coordinator={address}",
-                "--num_processes=2", f"--process_id={i}") for i in range(2)]
-  outs = [finish(p) for p in both]
+  return [start(config, workdir, *EVERY, *flags, f"--coordinator={address}", "--num_processes=2",
+                f"--process_id={i}") for i in range(2)]
+
+
+def test_two_processes(single, tmp_path):
+  outs = [finish(p) for p in start_two(single[0], tmp_path / "run")]
   check(single, outs[0], tmp_path / "run")
   assert "images/s" not in outs[1]
+
+
+def test_sigterm_to_one_process_stops_both(single, tmp_path):
+  both = start_two(single[0], tmp_path / "run", "--config.branches=100000")
+  for line in both[0].stdout:
+    if "images/s" in line:
+      break
+  both[1].send_signal(signal.SIGTERM)
+  outs = [finish(p) for p in both]
+  assert "SIGTERM received: saved at step" in outs[0]
 
 
 def test_resume_on_other_devices(single, tmp_path):

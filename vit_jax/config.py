@@ -48,8 +48,12 @@ def default() -> ml_collections.ConfigDict:
           patch_size=placeholder(int),  # pixels
           pool=placeholder(str),  # "tok", "gap" or "map"
           posemb=placeholder(str),  # "learn" or "sincos2d"
+          cls_position=placeholder(bool),  # whether the class token has a position of its own
+          pre_logits=placeholder(bool),  # a dense layer with tanh before the head
+          gelu=placeholder(str),  # "tanh" (JAX code bases) or "erf" (PyTorch's)
           dropout=placeholder(float),  # share of activations
           drop_path=placeholder(float),  # rate at the last block, rising linearly from 0
+          head_zeroinit=placeholder(bool),  # start the head's kernel at 0
           head_bias_init=placeholder(float),
           dtype=placeholder(str),  # of computation: "float32" or "bfloat16"
           scan=placeholder(bool),  # one compiled block, scanned over the layers

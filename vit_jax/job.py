@@ -18,6 +18,9 @@ from vit_jax.data import pipeline, sources
 from vit_jax.optim import schedules
 from vit_jax.progress import gib, si
 
+# Parameters of scanned layers: their leading axis is the depth, no axis of a matrix.
+STACKED = r"(.*/)?blocks/.*"
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -161,5 +164,6 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
                                data=config.data, batch_size=config.batch_size)
   return Job(config=config, name=name, plan=plan, mesh=mesh, source=source,
              channels=channels, model=model, loss_fn=loss_fn,
-             tx=optim.make(config.optimizer, variables["params"]),
+             tx=optim.make(config.optimizer, variables["params"],
+                           stacked=STACKED if config.model.scan else None),
              evaluators=evaluators.make(config.evaluators, context))

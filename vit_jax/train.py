@@ -75,61 +75,61 @@ def run(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int
       raise UserError(f"--branch {branch} is none of config.branches={tuple(config.branches)}")
     if not (workdir / rundir.CONFIG_FILE).exists():
       raise UserError(f"{workdir} holds no trunk to branch off: run without --branch first")
-    _run_branch(job, workdir, branch)
+    with signals.catch() as stop_flag:
+      _run_branch(job, workdir, branch, stop_flag)
     return
 
-  with rundir.lock(workdir):
+  with rundir.lock(workdir), signals.catch() as stop_flag:
     rundir.write_config(workdir, config)
-    window, stop = job.plan.trunk, job.plan.trunk_steps
-    _train_segment(job, workdir, window, stop, is_branch=False)
+    _train_segment(job, workdir, job.plan.trunk, job.plan.trunk_steps, stop_flag)
     for step in job.plan.branches:
       try:
-        _run_branch(job, workdir, step)
+        _run_branch(job, workdir, step, stop_flag)
       except rundir.Locked as e:
         print_once(f"{name}: branch {step} is left to the process that trains it ({e})")
 
 
-def _run_branch(job: Job, workdir: Path, step: int) -> None:
+def _run_branch(job: Job, workdir: Path, step: int, stop_flag: signals.StopFlag) -> None:
   directory = branch_directory(workdir, step)
   window = job.plan.branches[step]
   with rundir.lock(directory):
     if any(m["final"] for m in measurements.read(directory)):
       return
     rundir.write_config(directory, job.config)
-    _train_segment(job, directory, window, window.end, is_branch=True, trunk=workdir)
+    _train_segment(job, directory, window, window.end, stop_flag, trunk=workdir)
 
 
-def _train_segment(job: Job, directory: Path, window: Window, stop: int, *, is_branch: bool,
-                   trunk: Path | None = None) -> None:
-  """Trains one run directory, a trunk or a branch, up to step `stop`."""
-  config = job.config
+def _train_segment(job: Job, directory: Path, window: Window, stop: int,
+                   stop_flag: signals.StopFlag, trunk: Path | None = None) -> None:
+  """Trains one run directory up to step `stop`: a trunk, or (where it has one) a branch of it."""
+  config, is_branch = job.config, trunk is not None
   record = measurements.Writer(directory, writes=jax.process_index() == 0)
   ends = is_branch or not job.plan.branches  # the last step's model is a result
   forks = () if is_branch else job.plan.fork_steps
+  shared = window.start if is_branch else 0  # up to there the trunk's measurements hold
+  label = f"{job.name}@{stop}" if is_branch else job.name
+
+  def due(step: int) -> list[str]:
+    """Returns the evaluators whose turn it is and whose measurement is not on the disk."""
+    return [name for name, e in job.evaluators.items() if step not in record
+            and ((ends and step == stop) or (e.every and step > shared and step % e.every == 0))]
+
   checkpoints = Checkpoints(directory, keep=forks)
   try:
     step = checkpoints.latest()
-    if step is not None and step >= stop and (not ends or stop in record):
-      return  # nothing left to do
+    if step is not None and step >= stop and not due(step):
+      return
     state, step, seconds = _start(job, checkpoints, window, trunk)
-    label = f"{job.name}@{stop}" if is_branch else job.name
-    shared = window.start if is_branch else 0  # up to there the trunk's measurements hold
-
-    def due(step: int) -> list[str]:
-      return [name for name, e in job.evaluators.items()
-              if (ends and step == stop) or (e.every and step > shared and step % e.every == 0)]
-
     train_step, batches = job.train_step, job.batches(step)
     pending: list[dict[str, jax.Array]] = []
-    with (Reporter(label, step, stop, config.batch_size) as reporter,
-          signals.catch() as stop_flag, _events(directory) as events):
+    with Reporter(label, step, stop, config.batch_size) as reporter, _events(directory) as events:
       clock = time.perf_counter()
       while True:
         # What a checkpoint or a measurement says must be about finite numbers.
         stopping = stop_flag.requested(step)
         save = step > 0 and (step in forks or step == stop or stopping
                              or step % config.checkpoint_every == 0)
-        names = due(step) if step not in record else []
+        names = due(step)
         if save or names:
           _check_finite(pending, step)
           jax.block_until_ready(state)
@@ -142,11 +142,11 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int, *, is_b
                      branch=stop if is_branch else None, final=ends and step == stop)
           clock = time.perf_counter()
           reporter.pause(clock - now)
-        if step >= stop:
-          break
         if stopping:
           checkpoints.wait()
           raise signals.Interrupted(stop_flag.signum, step)
+        if step >= stop:
+          break
 
         state, metrics = train_step(state, next(batches))
         pending.append(metrics)
