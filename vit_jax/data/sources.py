@@ -117,7 +117,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   Raises:
     UserError: there is no such data set, directory or split, or it cannot be read.
   """
-  if name.split("(")[0].strip() == "synthetic":
+  if re.match(r"\s*synthetic\b", name):
     from vit_jax.data import synthetic  # noqa: PLC0415  (each source brings its own imports)
     parsed = calls.parse(name, "data set")
     if len(parsed) != 1:

@@ -41,8 +41,8 @@ class Spec:
   seed: int = 0  # of the whole set, glyphs included
   label_noise: float = 0.2  # share of labels drawn again
   glyphs: int = 100  # of each class; more: a longer tail, for larger networks to gain from
-  zipf: float = 1.5  # frequency of glyph k is (k + 1) ** -zipf; larger: easier, steeper at first
-  jitter: int = 2  # pixels that a glyph may lie off the centre, each way; the strongest knob
+  zipf: float = 1.3  # frequency of glyph k is (k + 1) ** -zipf; larger: easier, steeper at first
+  jitter: int = 1  # pixels that a glyph may lie off the centre, each way; the strongest knob
   negative: float = 0.0  # share of glyphs in inverted colours; at 0.5 a linear classifier is lost
   contrast: float = 0.5  # mean contrast of a glyph, as a share of the grey scale's half
   clutter: float = 0.15  # contrast of the ground; at `contrast` and above the floor rises
