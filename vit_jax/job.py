@@ -62,11 +62,11 @@ class Job:
 
   @property
   def model_name(self) -> str:
-    """The paper's name, and the shape where the config changes it: "ViT-mu/4 width=64"."""
-    shape = [f"{k}={self.config.model[k]}"
-             for k in ("width", "depth", "mlp_dim", "num_heads", "patch_size")
-             if self.config.model[k] is not None]
-    return " ".join([self.config.model.name, *shape])
+    """The model's name, and the parts of its shape that the config changes: "ViT-S/16 depth=6"."""
+    changed = [f"{k}={self.config.model[k]}"
+               for k in ("width", "depth", "mlp_dim", "num_heads", "patch_size")
+               if self.config.model[k] is not None]
+    return " ".join([self.config.model.name, *changed])
 
   @cached_property
   def flops_per_image(self) -> int:

@@ -172,11 +172,22 @@ _LISTED_PATCHES = {"mu": (4, 16), "s": (16, 28), "S": (16, 32), "B": (16, 28, 32
                    "Ti": (16,), "M": (16,)}
 
 
+def _shape(text: str) -> tuple[int, int, int, int, str] | None:
+  """Returns a named shape, or that of "w64d6": width and depth, the rest by the usual ratios."""
+  free = re.fullmatch(r"w([1-9]\d*)d([1-9]\d*)", text)
+  if free is None:
+    return _SHAPES.get(text)
+  width, depth = int(free[1]), int(free[2])
+  # Heads of 64 as in the papers' shapes; narrow models, as mu, have heads of 16.
+  return width, depth, 4 * width, max(1, width // (64 if width >= 192 else 16)), "any shape"
+
+
 def _lookup(name: str) -> Variant | None:
   match = re.fullmatch(r"ViT-(?P<shape>[\w-]+)/(?P<patch>[1-9]\d*)", name)
-  if match is None or match["shape"] not in _SHAPES:
+  shape = _shape(match["shape"]) if match else None
+  if shape is None:
     return None
-  width, depth, mlp_dim, num_heads, source = _SHAPES[match["shape"]]
+  width, depth, mlp_dim, num_heads, source = shape
   return Variant(name, ViT, dict(width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads,
                                  patch_size=int(match["patch"])), source)
 
