@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scaling.estimate import Problem
-from scaling.laws import Array
+from scaling.lawform import Array
 
 FEW_RUNS = 8  # with fewer clusters percentiles are known to be too narrow
 

@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from scaling.errors import DataError
-from scaling.laws import Array, Law
+from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss, minimise
 from scaling.varpro import join, nonnegative, search
 
@@ -71,15 +71,15 @@ class Problem:
         scaled = x / unit
         lower, upper = law.bounds(scaled)
         weights = weights / weights.mean()
-        return cls(law, scaled, y, weights, loss, unit, law.grid(scaled), lower, upper)
+        nodes = law.grid(scaled) if law.separable else np.empty((0, len(law.parameters)))
+        return cls(law, scaled, y, weights, loss, unit, nodes, lower, upper)
 
     def unscaled(self) -> Problem:
         """Returns the same problem for x as given, where a natural parameter can be held fixed."""
         x = self.x * self.unit
         lower, upper = self.law.bounds(x)
-        return dataclasses.replace(
-            self, x=x, unit=1.0, nodes=self.law.grid(x), lower=lower, upper=upper
-        )
+        nodes = self.law.grid(x) if self.law.separable else self.nodes
+        return dataclasses.replace(self, x=x, unit=1.0, nodes=nodes, lower=lower, upper=upper)
 
     @property
     def relative(self) -> Array:
@@ -96,9 +96,13 @@ class Problem:
           Parameters for scaled x, [r, p], and losses [r].
         """
         if weights is not None:
-            start, _ = search(self.law, self.x, self.y, weights * self.relative, self.nodes)
+            if self.law.separable:
+                start, _ = search(self.law, self.x, self.y, weights * self.relative, self.nodes)
+            else:
+                best, _ = self.solve()
+                start = np.repeat(best, len(weights), axis=0)
             return self.polish(start, weights)
-        starts = self._starts()
+        starts = self._starts() if self.law.separable else self.law.starts(self.x, self.y)
         weights = np.repeat(self.weights[None], len(starts), axis=0)
         parameters, losses = self.polish(starts, weights)
         best = int(np.argmin(losses))

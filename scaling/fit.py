@@ -30,7 +30,7 @@ import numpy as np
 from scaling import bootstrap, frontier, laws, measurements, words
 from scaling.errors import DataError
 from scaling.estimate import Problem
-from scaling.laws import Array
+from scaling.lawform import Array
 from scaling.leastsquares import RESIDUALS, Loss
 from scaling.points import Points, select
 from scaling.result import Estimate, Fit, names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling.laws import Array
+from scaling.lawform import Array
 
 
 def envelope(x: Array, y: Array) -> Array:

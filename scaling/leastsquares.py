@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from scaling.laws import Array, Law
+from scaling.lawform import Array, Law
 
 RESIDUALS = ("log", "linear")
 

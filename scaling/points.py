@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scaling.errors import DataError, nearest
-from scaling.laws import Array
+from scaling.lawform import Array
 from scaling.measurements import Table, is_finite, number
 
 DEFAULT_X = "train_flops"

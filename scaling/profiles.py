@@ -15,9 +15,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from scaling.estimate import Problem
-from scaling.laws import Array
+from scaling.lawform import Array
 
 _OFFSETS = np.geomspace(1e-3, 14.0, 24)
+_NODES = 1000  # search every value of a profile afresh on grids up to this size
 _ANCHOR = 1e3  # weight of the point that draws a law towards a wanted prediction
 
 
@@ -86,14 +87,16 @@ def parameter(problem: Problem, best: Array, scatter: Noise, name: str) -> Profi
     law = problem.law
     index = law.parameters.index(name)
     values = _candidates(problem, best, index)
-    starts = np.stack([_start(problem, name, value) for value in values])
-    moved = np.repeat(best[None], len(values), axis=0)
-    moved[:, index] = values
-    fixed = np.zeros((2 * len(values), len(best)), bool)
+    starts = np.repeat(best[None], len(values), axis=0)
+    starts[:, index] = values
+    if 0 < len(problem.nodes) <= _NODES:
+        searched = np.stack([_start(problem, name, value) for value in values])
+        starts = np.concatenate([starts, searched])
+    fixed = np.zeros(starts.shape, bool)
     fixed[:, index] = True
     weights = np.broadcast_to(problem.weights, (len(fixed), len(problem.y)))
-    _, losses = problem.polish(np.concatenate([starts, moved]), weights, fixed=fixed)
-    losses = losses.reshape(2, -1).min(axis=0)
+    _, losses = problem.polish(starts, weights, fixed=fixed)
+    losses = losses.reshape(-1, len(values)).min(axis=0)
     least = float(problem.losses(best[None])[0])
     return _profile(name, values, losses, best[index], least, scatter)
 

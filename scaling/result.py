@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from scaling import laws, profiles
-from scaling.laws import Array, Law
+from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss
 from scaling.points import Points
 from scaling.solution import Solution

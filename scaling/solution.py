@@ -9,7 +9,7 @@ import numpy as np
 
 from scaling import profiles
 from scaling.estimate import Problem
-from scaling.laws import Array, Law
+from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss
 
 

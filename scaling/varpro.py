@@ -13,7 +13,7 @@ import itertools
 
 import numpy as np
 
-from scaling.laws import Array, Law
+from scaling.lawform import Array, Law
 
 _GROUP = 1 << 22  # numbers held at once: bounds the memory of resamples x nodes
 
