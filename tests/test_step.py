@@ -41,7 +41,8 @@ def test_accumulated_gradient_is_that_of_the_batch(problem, accumulate):
 def test_step_counts_and_cools_down(problem):
   params, batch = problem
   tx = optax.GradientTransformationExtraArgs(
-      lambda p: (), lambda g, s, p, learning_rate: (jax.tree.map(lambda x: -learning_rate * x, g), s))
+      lambda p: (),
+      lambda g, s, p, learning_rate: (jax.tree.map(lambda x: -learning_rate * x, g), s))
   fn = jax.jit(step.make_train_step(step.make_gradient(loss, parallel.make_mesh(), 1), tx,
                                     lambda t: jnp.float32(0.1), "linear", seed=0))
   state = TrainState(step=jnp.int32(0), params=params, batch_stats={}, opt_state=(),

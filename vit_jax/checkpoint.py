@@ -23,9 +23,9 @@ class Checkpoints:
   """The checkpoints of one run directory, by step.
 
   A checkpoint has three items: `params` (float32, alone restorable), `rest` (statistics,
-  optimiser, step and cooldown window) and `meta` (JSON: seconds spent). The position in the data
-  is the step. Saves are asynchronous, and a step's directory appears under its name only when it
-  is complete: a kill at any moment leaves the earlier ones.
+  optimiser, step and cooldown window) and `meta` (JSON: seconds spent, config hash). The position
+  in the data is the step. Saves are asynchronous, and a step's directory appears under its name
+  only when it is complete: a kill at any moment leaves the earlier ones.
   """
 
   def __init__(self, run_directory: Path, keep: Iterable[int] = (), read_only: bool = False

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -136,7 +137,8 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
           now = time.perf_counter()
           seconds += (now - clock) * jax.device_count()
           if save:
-            checkpoints.save(state, step, {"device_seconds": seconds})
+            checkpoints.save(state, step, {"device_seconds": seconds,
+                                           "config_hash": job.config_hash})
           if names:
             _measure(job, record, checkpoints, state, step, seconds, names,
                      branch=stop if is_branch else None, final=ends and step == stop)
@@ -169,7 +171,7 @@ def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | Non
   """Returns (state, its step, device seconds spent): resumed, forked off the trunk, or fresh."""
   latest = checkpoints.latest()
   if latest is not None:
-    state, meta = checkpoints.restore(latest, job.target)
+    state, meta = _restore(job, checkpoints, latest)
     print_once(f"{checkpoints.directory.parent}: continues at step {latest}")
     return state.with_window(window), latest, meta["device_seconds"]
   if trunk is not None:
@@ -181,12 +183,20 @@ def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | Non
         raise UserError(f"the branch of {window.end} steps starts at step {window.start}, but the "
                         f"trunk in {trunk} has only come to step {reached}: run the trunk on first")
       if fork is not None:
-        state, meta = source.restore(fork, job.target)
+        state, meta = _restore(job, source, fork)
         print_once(f"{checkpoints.directory.parent}: starts from step {fork} of {trunk}")
         return state.with_window(window), fork, meta["device_seconds"]
     finally:
       source.close()
   return job.create_state().with_window(window), 0, 0.0
+
+
+def _restore(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
+  state, meta = checkpoints.restore(step, job.target)
+  if meta["config_hash"] != job.config_hash:
+    raise UserError(f"checkpoint {checkpoints.directory / str(step)} was made under another config "
+                    f"({meta['config_hash']}, this is {job.config_hash}): use a new --workdir")
+  return state, meta
 
 
 def _check_finite(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:

@@ -78,7 +78,8 @@ def read(path: Path, name: str) -> Content:
         if base in wanted and (stream := tar.extractfile(member)):
           found[base] = stream.read()
   except (tarfile.TarError, OSError, EOFError, zlib.error) as e:
-    raise UserError(f"{path} cannot be read as an archive ({e}): download {archive.url} again"
+    reason = str(e).split("\n")[0].rstrip(":")
+    raise UserError(f"{path} cannot be read as an archive ({reason}): download {archive.url} again"
                     ) from None
   if {"batches.meta", "meta"} & set(names):
     raise UserError(f"{path} is the Python version of {name}, whose pickles could run any code: "

@@ -1,6 +1,7 @@
 """Fetches one file of known content, in pieces where the connection breaks."""
 
 import hashlib
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -18,15 +19,15 @@ def sha256(path: Path) -> str:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def fetch(url: str, path: Path, checksum: str, progress: Callable[[int, int], None] | None = None
-          ) -> Path:
+def fetch(url: str, path: Path, checksum: str,
+          progress: Callable[[int, int | None], None] = lambda have, total: None) -> Path:
   """Downloads a file, unless it is there; continues where an earlier attempt broke off.
 
   Args:
     url: where from.
     path: where to; `path` with ".part" holds what has come so far.
     checksum: SHA-256 of the whole, as hex digits.
-    progress: called with (bytes so far, bytes in all).
+    progress: called with (bytes so far, bytes in all or None).
 
   Returns:
     `path`.
@@ -46,18 +47,20 @@ def fetch(url: str, path: Path, checksum: str, progress: Callable[[int, int], No
       if response.status != 206:  # the server sends all of it
         have = 0
       path.parent.mkdir(parents=True, exist_ok=True)
-      total = have + int(response.headers.get("Content-Length") or 0)
+      length = response.headers.get("Content-Length")
+      total = have + int(length) if length else None
       with part.open("ab" if have else "wb") as f:
         while block := response.read(_BLOCK):
           f.write(block)
           have += len(block)
-          if progress:
-            progress(have, total)
+          progress(have, total)
+      if total is not None and have < total:
+        raise OSError(f"the connection broke off after {have:,} of {total:,} bytes")
   except urllib.error.HTTPError as e:
     if e.code != 416:  # 416: nothing is left to send, the part is complete
       raise UserError(f"{url} answers {e.code} {e.reason}: download it elsewhere and give it with "
                       "--from-file") from None
-  except OSError as e:
+  except (OSError, http.client.HTTPException) as e:
     reason = getattr(e, "reason", e)
     raise UserError(f"cannot download {url} ({reason}): check the connection and run the same "
                     "command again, or download it elsewhere and give it with --from-file"

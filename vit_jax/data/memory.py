@@ -44,11 +44,20 @@ def cached(source: Source, cache: bool | None = None, num_threads: int = 1) -> S
 
 
 def _decode(source: Source, num_threads: int) -> ArraySource:
-  ranges = [range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK)]
+  (first,), _ = source.read([0])
+  array = np.empty((len(source), *first.shape), np.uint8)  # takes memory only where it is filled
+
+  def fill(start: int) -> tuple[list[np.ndarray] | np.ndarray, np.ndarray]:
+    stop = min(start + _CHUNK, len(source))
+    images, labels = source.read(range(start, stop))
+    if {image.shape for image in images} == {first.shape}:
+      array[start:stop] = images
+      images = array[start:stop]
+    return images, labels
+
   with ThreadPoolExecutor(num_threads) as pool:
-    parts = list(pool.map(source.read, ranges))
-  images = [image for part, _ in parts for image in part]
-  labels = np.concatenate([label for _, label in parts])
-  if len({image.shape for image in images}) == 1:
-    return ArraySource(source.info, np.stack(images), labels)
-  return ArraySource(source.info, images, labels)
+    parts = list(pool.map(fill, range(0, len(source), _CHUNK)))
+  labels = np.concatenate([part for _, part in parts])
+  if all(isinstance(images, np.ndarray) for images, _ in parts):
+    return ArraySource(source.info, array, labels)
+  return ArraySource(source.info, [image for images, _ in parts for image in images], labels)

@@ -47,25 +47,26 @@ def staged(name: str, version: str, out: Path) -> Iterator[Path]:
   Raises:
     UserError: another process prepares the same set, or the disk is full or not writable.
   """
-  slug = name.replace("/", "-")
+  stage = out / f".preparing-{name.replace('/', '-')}"
   try:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / f".{slug}.lock").open("w") as lock:
+    stage.mkdir(parents=True, exist_ok=True)
+    lock = os.open(stage, os.O_RDONLY)  # the kernel lets go of it when the process ends
+    try:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
         raise UserError(f"{out}: another process is preparing {name}: wait for it") from None
-      stage = out / f".preparing-{slug}"
-      shutil.rmtree(stage, ignore_errors=True)  # of a killed attempt
-      stage.mkdir()
       try:
+        for path in stage.iterdir():  # of a killed attempt
+          shutil.rmtree(path)
         yield stage
         target = out / name / version
         target.parent.mkdir(parents=True, exist_ok=True)
         (stage / name / version).rename(target)
       finally:
         shutil.rmtree(stage, ignore_errors=True)
-        (out / f".{slug}.lock").unlink(missing_ok=True)
+    finally:
+      os.close(lock)
   except OSError as e:
     raise UserError(f"cannot write {e.filename or out}: {e.strerror or e}") from e
 

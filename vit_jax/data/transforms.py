@@ -248,7 +248,10 @@ def flip() -> Op:
   """Mirrors left and right with probability 1/2."""
 
   def op(batch: np.ndarray, u: np.ndarray) -> np.ndarray:
-    return np.where((u[:, 0] < 0.5)[:, None, None, None], batch[:, :, ::-1], batch)
+    mirrored = u[:, 0] < 0.5
+    out = batch.copy()
+    out[mirrored] = batch[mirrored, :, ::-1]
+    return out
 
   return op
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.models.dense import Dense
+
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   """Scaled dot-product attention without a mask; the softmax is in float32 whatever the dtype.
@@ -18,10 +20,12 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   Returns:
     [B, Q, H, D] in the dtype of `value`.
   """
+  # The heads go next to the batch here, once; inside an einsum XLA moves them for each product.
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
   query = query * query.shape[-1] ** -0.5
-  logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+  logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
   weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-  return jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+  return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, value), 1, 2)
 
 
 class Attention(nn.Module):
@@ -42,9 +46,8 @@ class Attention(nn.Module):
   def __call__(self, queries: jax.Array, inputs: jax.Array) -> jax.Array:
     """Lets `queries` [B, Q, D] look at `inputs` [B, K, D]; returns [B, Q, D]."""
     width = inputs.shape[-1]
-    init = dict(kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
     heads = (self.num_heads, width // self.num_heads)
-    query = nn.DenseGeneral(heads, name="query", **init)(queries)
-    key = nn.DenseGeneral(heads, name="key", **init)(inputs)
-    value = nn.DenseGeneral(heads, name="value", **init)(inputs)
-    return nn.DenseGeneral(width, axis=(-2, -1), name="out", **init)(attend(query, key, value))
+    query = Dense(heads, dtype=self.dtype, name="query")(queries)
+    key = Dense(heads, dtype=self.dtype, name="key")(inputs)
+    value = Dense(heads, dtype=self.dtype, name="value")(inputs)
+    return Dense((width,), axes=2, dtype=self.dtype, name="out")(attend(query, key, value))
