@@ -28,8 +28,8 @@ def _near(name: str) -> list[str]:
     known += {re.sub(r"/\d+$", patch[0], k): None for k in known}
   same = {k: None for k in known if k.lower() == name.lower()}
   # Case matters (ViT-s and ViT-S are two models), so a name in a wrong case may fit several.
-  return list(same) or difflib.get_close_matches(name, known, n=1) \
-      or difflib.get_close_matches(name.upper(), known, n=1)
+  return list(same) or difflib.get_close_matches(name, known) \
+      or difflib.get_close_matches(name.upper(), known)
 
 
 def _unknown(name: str) -> UserError:

@@ -1,0 +1,70 @@
+"""Lists the models: `python -m vit_jax.models [TEXT] [--image-size 224] [--num-classes 1000]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from vit_jax import flops
+from vit_jax.errors import UserError
+from vit_jax.models import catalogue
+
+
+def _count(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
+  """Returns (parameters, forward FLOPs per image); nothing is compiled or allocated."""
+  module = catalogue.create(name, num_classes=num_classes, image_size=image_size)
+  if hasattr(module, "scan"):  # traces one block instead of all; the counts are the same
+    module = module.clone(scan=True)
+  images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+  variables = jax.eval_shape(module.init, jax.random.key(0), images)
+  parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
+  return parameters, flops.model_flops(module, image_size)
+
+
+def make_table(names: Sequence[str], num_classes: int, image_size: int) -> Table:
+  """Returns the table; models that the image size does not fit say so in theirs."""
+  table = Table(title=f"{image_size} px, {num_classes} classes, forward pass of one image, "
+                      "multiply and add counted separately")
+  table.add_column("model")
+  table.add_column("parameters", justify="right")
+  table.add_column("GFLOPs", justify="right")
+  table.add_column("source")
+  for name in names:
+    source = catalogue.find(name).source
+    try:
+      parameters, operations = _count(name, num_classes, image_size)
+      table.add_row(name, f"{parameters:,}", f"{operations / 1e9:,.3f}", source)
+    except UserError as e:
+      table.add_row(name, "-", "-", str(e), style="dim")
+  return table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit status."""
+  parser = argparse.ArgumentParser(
+      prog="python -m vit_jax.models", description="Lists the models. Patch sizes are free: "
+      "ViT-B/8 exists too.")
+  parser.add_argument("text", nargs="?", default="",
+                      help="list the names that contain it (B/16), or one that is not listed")
+  parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
+  parser.add_argument("--num-classes", type=int, default=1000, help="(default: 1000)")
+  args = parser.parse_args(argv)
+  try:
+    names = [name for name in catalogue.names() if args.text in name]
+    names = names or [catalogue.find(args.text).name]
+    for key in ("image_size", "num_classes"):
+      if getattr(args, key) < 1:
+        raise UserError(f"--{key.replace('_', '-')} must be at least 1")
+  except UserError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  Console().print(make_table(names, args.num_classes, args.image_size))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
