@@ -21,7 +21,7 @@ Batch = dict[str, np.ndarray]
 
 # Examples that a thread reads at a time: few enough that several threads share a large batch and
 # that finished ones do not pile up, or, in memory, enough that NumPy's overhead does not count.
-_CHUNK = 64
+_CHUNK = 128
 _MEMORY_CHUNK = 1024
 _FOREVER = 2**40  # steps
 

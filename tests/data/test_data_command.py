@@ -1,0 +1,69 @@
+import cv2
+import numpy as np
+import pytest
+
+from vit_jax.data import __main__ as command
+from vit_jax.data import download
+from vit_jax.errors import UserError
+
+
+def _run(*args):
+  return command.main([str(a) for a in args])
+
+
+def test_help_teaches(capsys):
+  with pytest.raises(SystemExit) as e:
+    _run("--help")
+  assert e.value.code == 0
+  out = capsys.readouterr().out
+  for word in ("prepare cifar10", "--from-file", "convert", "info", "show", "TFDS_DATA_DIR"):
+    assert word in out
+
+
+def test_prepare_info_show(cifar10_archive, tmp_path, capsys):
+  out = tmp_path / "sets"
+  _run("prepare", "cifar10", "--from-file", cifar10_archive[0], "--any-checksum", "--out", out)
+  _run("info", "cifar10", "--data-dir", out, "--split", "train[:50%]")
+  text = capsys.readouterr().out
+  assert "examples     15\n" in text
+  assert "images       32x32x3\n" in text
+  assert "fingerprint" in text
+  _run("show", "cifar10", "--data-dir", out, "--transforms", "random_crop(32, pad=4)|normalize",
+       "--out", tmp_path / "sheet.png")
+  sheet = cv2.imread(str(tmp_path / "sheet.png"))
+  assert sheet.shape == (3 * 66, 10 * 66, 3)  # 30 images, enlarged twice
+
+
+def test_info_of_a_folder_and_of_the_embedded_set(image_folder, capsys):
+  _run("info", image_folder)
+  assert "12x16x3 to 24x18x3" in capsys.readouterr().out
+  _run("info", "synthetic(test_size=500)", "--split", "test")
+  assert "least error  0.1800" in capsys.readouterr().out
+
+
+def test_show_without_transforms_shows_the_pixels(tmp_path):
+  _run("show", "synthetic(train_size=3, test_size=1)", "--out", tmp_path / "s.png")
+  sheet = cv2.imread(str(tmp_path / "s.png"))
+  assert sheet.shape == (66, 3 * 66, 3)
+  np.testing.assert_array_equal(sheet[0:4, 0:4], np.broadcast_to(sheet[0, 0], (4, 4, 3)))
+  with pytest.raises(UserError, match="cannot write"):
+    _run("show", "synthetic(train_size=3, test_size=1)", "--out", tmp_path / "no" / "s.png")
+
+
+def test_folders_and_their_options(image_folder, tmp_path):
+  _run("prepare", image_folder, "--name", "zoo", "--out", tmp_path / "sets")
+  assert (tmp_path / "sets" / "zoo" / "1.0.0" / "dataset_info.json").is_file()
+  with pytest.raises(UserError, match="image folder .*none is not there"):
+    _run("prepare", tmp_path / "none", "--out", tmp_path / "sets")
+  with pytest.raises(UserError, match="--from-file is for cifar10 and cifar100"):
+    _run("prepare", "dtd", "--from-file", "x.tar", "--out", tmp_path / "sets")
+
+
+def test_no_connection_gives_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+  def refuse(*args, **kwargs):
+    raise OSError("Name or service not known")
+
+  monkeypatch.setattr(download.urllib.request, "urlopen", refuse)
+  with pytest.raises(UserError, match="cannot download https://www.cs.toronto.edu.*--from-file"):
+    _run("prepare", "cifar10", "--out", tmp_path / "sets")
+  assert not list(tmp_path.glob("sets/*"))
