@@ -51,17 +51,23 @@ def image_folder(tmp_path):
   return root
 
 
-def tar(path, files):
-  with tarfile.open(path, "w:gz") as archive:
-    for name, data in files.items():
-      member = tarfile.TarInfo(f"some-directory/{name}")
-      member.size = len(data)
-      archive.addfile(member, io.BytesIO(data))
-  return path
+@pytest.fixture(scope="session")
+def make_tar():
+  """Writes {name: bytes} as an archive."""
+
+  def make(path, files):
+    with tarfile.open(path, "w:gz") as archive:
+      for name, data in files.items():
+        member = tarfile.TarInfo(f"some-directory/{name}")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return path
+
+  return make
 
 
 @pytest.fixture
-def cifar10_archive(tmp_path):
+def cifar10_archive(tmp_path, make_tar):
   """A CIFAR-10 binary archive with few images: its path, and split -> (images, labels)."""
   rng = np.random.default_rng(1)
   files, truth = {}, {"train": [], "test": []}
@@ -77,4 +83,4 @@ def cifar10_archive(tmp_path):
     records = np.concatenate(records)
     planes = [records[:, 1 + 1024 * c:1025 + 1024 * c].reshape(-1, 32, 32) for c in range(3)]
     expected[split] = np.stack(planes, -1), records[:, 0].astype(int)
-  return tar(tmp_path / "cifar-10-binary.tar.gz", files), expected
+  return make_tar(tmp_path / "cifar-10-binary.tar.gz", files), expected

@@ -43,14 +43,13 @@ def test_cifar10_has_the_features_of_tfds(cifar10_archive, tmp_path):
   assert order != sorted(order)  # shuffled by hashed keys: a slice holds all files
 
 
-def test_cifar100_has_both_labels(tmp_path):
-  from conftest import tar
+def test_cifar100_has_both_labels(tmp_path, make_tar):
   rng = np.random.default_rng(2)
   records = {s: rng.integers(0, 20, (4, 3074), dtype=np.uint8) for s in ("train", "test")}
   names = {"coarse_label_names.txt": 20, "fine_label_names.txt": 100}
-  path = tar(tmp_path / "cifar-100-binary.tar.gz",
-             {f"{s}.bin": r.tobytes() for s, r in records.items()}
-             | {f: "\n".join(f"c{i}" for i in range(n)).encode() for f, n in names.items()})
+  path = make_tar(tmp_path / "cifar-100-binary.tar.gz",
+                  {f"{s}.bin": r.tobytes() for s, r in records.items()}
+                  | {f: "\n".join(f"c{i}" for i in range(n)).encode() for f, n in names.items()})
   prepare.prepare_cifar("cifar100", tmp_path / "out", path, any_checksum=True)
   source = sources.load("cifar100", "train", tmp_path / "out")
   assert source.info.num_classes == 100
@@ -65,21 +64,21 @@ def test_a_second_prepare_does_nothing(cifar10_archive, tmp_path, capsys):
   assert "is prepared already" in capsys.readouterr().out
 
 
-def _damaged(path, tmp_path, kind):
+def _damaged(path, tmp_path, kind, make_tar):
   bad = tmp_path / "bad.tar.gz"
+  batches = [f"data_batch_{i}.bin" for i in range(1, 6)]
   if kind == "cut":
     bad.write_bytes(path.read_bytes()[:5000])
   elif kind == "text":
     bad.write_bytes(b"<html>")
   else:
-    from conftest import tar
     files = {"python": {"data_batch_1": b"x", "batches.meta": b"x"},
              "other": {"readme.txt": b"x"},
-             "part": {**{f"data_batch_{i}.bin": b"x" * 3072 for i in range(1, 6)},
+             "part": {**dict.fromkeys(batches, b"x" * 3072),
                       "test_batch.bin": b"x", "batches.meta.txt": b"a"},
-             "label": {**{f"data_batch_{i}.bin": b"\x07" * 3073 for i in range(1, 6)},
+             "label": {**dict.fromkeys(batches, b"\x07" * 3073),
                        "test_batch.bin": b"\0" * 3073, "batches.meta.txt": b"a\nb"}}
-    tar(bad, files[kind])
+    make_tar(bad, files[kind])
   return bad
 
 
@@ -88,8 +87,8 @@ def _damaged(path, tmp_path, kind):
     ("python", "Python version of cifar10, whose pickles"), ("other", "has no batches.meta.txt"),
     ("part", "no whole number of 3073-byte records"), ("label", "beyond the 2 class names"),
 ])
-def test_a_wrong_archive_gives_one_line(cifar10_archive, tmp_path, kind, message):
-  bad = _damaged(cifar10_archive[0], tmp_path, kind)
+def test_a_wrong_archive_gives_one_line(cifar10_archive, tmp_path, make_tar, kind, message):
+  bad = _damaged(cifar10_archive[0], tmp_path, kind, make_tar)
   with pytest.raises(UserError, match=message) as e:
     prepare.prepare_cifar("cifar10", tmp_path / "out", bad, any_checksum=True)
   assert "\n" not in str(e.value)
