@@ -36,8 +36,6 @@ from scaling.points import Points, select
 from scaling.result import Estimate, Fit, names
 from scaling.solution import Solution
 
-FRONTIERS = ("envelope", "all")
-
 
 def law(
     x: Array,
@@ -59,7 +57,8 @@ def law(
       form: a name of `scaling.laws.LAWS`.
       group: the model of each point, [n]; None: one model.
       run: the training run of each point, [n]; None: as `group`, or each point its own.
-      frontier: "envelope" keeps the points that nothing cheaper matches, "all" keeps all.
+      frontier: which points to fit: "envelope" (those that nothing cheaper matches), "hull",
+        "binned" or "all"; see `scaling.frontier`.
       residual: "log" or "linear".
       huber: residuals beyond this count linearly; None: squares.
       resamples: bootstrap draws; 0: none.
@@ -206,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--convert", choices=("percent", "accuracy", "percent-accuracy"),
                         help="what y is, if not an error as a fraction")
     parser.add_argument("--law", default="double", choices=names(), help="default: double")
-    parser.add_argument("--frontier", default="envelope", choices=FRONTIERS)
+    parser.add_argument("--frontier", default="envelope", choices=list(frontier.VARIANTS))
     parser.add_argument("--residual", default="log", choices=RESIDUALS)
     parser.add_argument("--huber", type=float, metavar="R",
                         help="residuals beyond R count linearly")

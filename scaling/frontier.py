@@ -6,6 +6,8 @@ import numpy as np
 
 from scaling.lawform import Array
 
+BINS = 4  # bins per factor of ten
+
 
 def envelope(x: Array, y: Array) -> Array:
     """Returns indices of the points that nothing cheaper matches, in order of x.
@@ -43,14 +45,67 @@ def envelopes(x: Array, y: Array, present: Array) -> Array:
     return on
 
 
+def hull(x: Array, y: Array) -> Array:
+    """Returns indices of the corners of the lower convex hull in log x and log y.
+
+    Stricter than the envelope: a point also has to lie below the line between its neighbours, so
+    that a run that was a little lucky between two better ones does not count. Only the falling
+    part is kept.
+
+    Args:
+      x: cost, [n].
+      y: error, [n], positive.
+    """
+    kept: list[int] = []
+    log_x, log_y = np.log(x), np.log(y)
+    for i in envelope(x, y):
+        while len(kept) > 1:
+            a, b = kept[-2], kept[-1]
+            turn = (log_x[b] - log_x[a]) * (log_y[i] - log_y[a])
+            turn -= (log_y[b] - log_y[a]) * (log_x[i] - log_x[a])
+            if turn > 0:
+                break
+            kept.pop()
+        kept.append(int(i))
+    return np.array(kept)
+
+
+def binned(x: Array, y: Array) -> Array:
+    """Returns the point of least error in each of equally wide bins of log x, in order of x.
+
+    Unlike on the envelope, a lucky run cannot hide the honest ones after it.
+    """
+    span = np.log10(x.max() / x.min())
+    edges = np.linspace(np.log10(x.min()), np.log10(x.max()), max(2, round(BINS * span) + 1))
+    bin_of = np.clip(np.searchsorted(edges, np.log10(x), side="right"), 1, len(edges) - 1)
+    kept = [np.flatnonzero(bin_of == b)[np.argmin(y[bin_of == b])] for b in np.unique(bin_of)]
+    return np.array(kept)
+
+
+def everything(x: Array, y: Array) -> Array:
+    """Returns all indices, in order of x (and of y where x is the same)."""
+    return np.lexsort((y, x))
+
+
+VARIANTS = {"envelope": envelope, "hull": hull, "binned": binned, "all": everything}
+
+
 def select(x: Array, y: Array, variant: str) -> Array:
-    """Returns the indices of the points to fit: "envelope", or "all" in order of x."""
-    return envelope(x, y) if variant == "envelope" else np.argsort(x, kind="stable")
+    """Returns the indices of the points to fit, by a name of `VARIANTS`."""
+    return VARIANTS[variant](x, y)
 
 
 def members(x: Array, y: Array, present: Array, variant: str) -> Array:
     """Returns for many subsets (bool [r, n]) the points to fit; see `select`."""
-    return envelopes(x, y, present) if variant == "envelope" else present
+    if variant == "all":
+        return present
+    if variant == "envelope":
+        return envelopes(x, y, present)
+    on = np.zeros(present.shape, bool)
+    for row, mask in zip(on, present, strict=True):
+        index = np.flatnonzero(mask)
+        row[index[select(x[index], y[index], variant)]] = True
+    return on
 
 
 def interior(kept: Array, group: Array, least: int) -> Array:
