@@ -27,8 +27,8 @@ def _count(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
 
 def make_table(names: Sequence[str], num_classes: int, image_size: int) -> Table:
   """Returns the table; models that the image size does not fit say so in theirs."""
-  table = Table(title=f"{image_size} px, {num_classes} classes, forward pass of one image, "
-                      "multiply and add counted separately")
+  table = Table(title=f"{image_size} px, {num_classes} classes", caption="GFLOPs: forward pass of "
+                "one image, multiply and add counted separately")
   table.add_column("model")
   table.add_column("parameters", justify="right")
   table.add_column("GFLOPs", justify="right")

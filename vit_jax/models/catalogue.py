@@ -25,10 +25,11 @@ def _near(name: str) -> list[str]:
   known = names()
   patch = re.search(r"/[1-9]\d*$", name)
   if patch:
-    known += {re.sub(r"/\d+$", patch[0], k): None for k in known}
-  same = {k: None for k in known if k.lower() == name.lower()}
+    known += [re.sub(r"/\d+$", patch[0], k) for k in known]
+  known = list(dict.fromkeys(known))
   # Case matters (ViT-s and ViT-S are two models), so a name in a wrong case may fit several.
-  return list(same) or difflib.get_close_matches(name, known) \
+  same = [k for k in known if k.lower() == name.lower()]
+  return same or difflib.get_close_matches(name, known) \
       or difflib.get_close_matches(name.upper(), known)
 
 

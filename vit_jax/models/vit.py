@@ -148,25 +148,26 @@ class ViT(nn.Module):
     return Output(logits=logits, features=features)
 
 
-_SCALING = "Zhai et al., Scaling Vision Transformers, 2106.04560"
-_VIT = "Dosovitskiy et al., ViT, 2010.11929"
+_VIT = "ViT, 2010.11929"
+_DEIT = "DeiT, 2012.12877"
+_SCALING = "Scaling ViT, 2106.04560"
 
-# width, depth, mlp_dim, num_heads, and the paper with this shape.
+# width, depth, mlp_dim, num_heads, and where the shape comes from.
 _SHAPES = {
-    "mu": (32, 1, 128, 2, "for tests"),
-    "Ti": (192, 12, 768, 3, "Touvron et al., DeiT, 2012.12877"),
+    "mu": (32, 1, 128, 2, "big_vision, for tests"),
+    "Ti": (192, 12, 768, 3, _DEIT),
     "s": (256, 6, 1024, 8, _SCALING),
-    "S": (384, 12, 1536, 6, "Touvron et al., DeiT, 2012.12877"),
-    "M": (512, 12, 2048, 8, "Touvron et al., DeiT III, 2204.07118"),
+    "S": (384, 12, 1536, 6, _DEIT),
+    "M": (512, 12, 2048, 8, "DeiT III, 2204.07118"),
     "B": (768, 12, 3072, 12, _VIT),
     "L": (1024, 24, 4096, 16, _VIT),
-    "So400m": (1152, 27, 4304, 16, "Alabdulmohsin et al., SoViT, 2305.13035"),
+    "So400m": (1152, 27, 4304, 16, "SoViT, 2305.13035"),
     "H": (1280, 32, 5120, 16, _VIT),
     "g": (1408, 40, 6144, 16, _SCALING),
     "g-opt": (1536, 40, 6144, 16, "big_vision"),
     "G": (1664, 48, 8192, 16, _SCALING),
     "G-opt": (1536, 48, 8192, 16, "big_vision"),
-    "e": (1792, 56, 15360, 16, "Chen et al., PaLI, 2209.06794"),
+    "e": (1792, 56, 15360, 16, "PaLI, 2209.06794"),
 }
 _LISTED_PATCHES = {"mu": (4, 16), "s": (16, 28), "S": (16, 32), "B": (16, 28, 32), "L": (16, 32),
                    "Ti": (16,), "M": (16,)}
