@@ -117,7 +117,9 @@ def of_points(
             f"the bootstrap had only {draws.runs} runs to draw from: trust the profile intervals"
         )
     error, left = _left_out(solution.problem)
-    return Fit(chosen, points, kept, solution, interior, estimates, error, left, notes)
+    return Fit(
+        chosen, points, kept, solution, interior, estimates, error, left, notes, variant
+    )
 
 
 def _bootstrap(
@@ -215,6 +217,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="scale to predict (default: the next size up)")
     parser.add_argument("--truth", action="append", default=[], metavar="NAME=VALUE",
                         help="a parameter's known value, to compare with; may be repeated")
+    parser.add_argument("--report", action="store_true",
+                        help="also write law.pdf and report.html, self-contained")
     parser.add_argument("--out", type=Path,
                         help="where to write (default: the directory given, or here)")
     return parser
@@ -240,7 +244,14 @@ def _run(options: argparse.Namespace) -> None:
     from scaling import plot  # matplotlib takes a second to import
 
     plot.law(fit, out / "law.png", truth=truth, forecast=forecast)
-    print(f"\nwrote {out / 'law.json'} and {out / 'law.png'}")
+    written = ["law.json", "law.png"]
+    if options.report:
+        from scaling import report
+
+        plot.law(fit, out / "law.pdf", truth=truth, forecast=forecast)
+        report.write(fit, out / "report.html", truth=truth, forecast=forecast)
+        written += ["law.pdf", "report.html"]
+    print(f"\nwrote {', '.join(str(out / name) for name in written)}")
 
 
 def _truth(given: Sequence[str], fit: Fit) -> dict[str, float]:

@@ -21,7 +21,17 @@ from scaling.result import Fit
 # Okabe & Ito's colours, dark and light alternating so that neighbours differ in grey as well.
 COLOURS = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#444")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h")
-_STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def model_styles(fit: Fit) -> dict[str, dict[str, str]]:
+    """Returns colour and marker of every model, in order of their largest scale."""
+    points = fit.points
+    models = sorted(set(points.group.tolist()), key=lambda g: points.x[points.group == g].max())
+    return {
+        model: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        for i, model in enumerate(models)
+    }
 
 
 def law(
@@ -39,7 +49,7 @@ def law(
       truth: known parameters; a known floor is drawn.
       forecast: as in law.json; drawn with its interval.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
         _points(axes, fit)
         _curve(axes, fit, forecast, truth or {})
@@ -57,10 +67,8 @@ def _points(axes: Axes, fit: Fit) -> None:
     points = fit.points
     on = np.zeros(len(points), bool)
     on[fit.frontier] = True
-    models = sorted(set(points.group.tolist()), key=lambda g: points.x[points.group == g].max())
-    for i, model in enumerate(models):
+    for model, style in model_styles(fit).items():
         mine = points.group == model
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         axes.scatter(points.x[mine & ~on], points.y[mine & ~on], s=18, alpha=0.35, linewidths=0,
                      **style)
         axes.scatter(points.x[mine & on], points.y[mine & on], s=34, edgecolors="black",

@@ -17,7 +17,8 @@ from scipy.special import stdtrit
 from scaling.estimate import Problem
 from scaling.lawform import Array
 
-_OFFSETS = np.geomspace(1e-3, 14.0, 24)
+_OFFSETS = np.geomspace(2e-3, 14.0, 16)
+_FINER = 5  # values added in the step that holds an end of the interval
 _NODES = 1000  # search every value of a profile afresh on grids up to this size
 _ANCHOR = 1e3  # weight of the point that draws a law towards a wanted prediction
 
@@ -84,9 +85,22 @@ def parameter(problem: Problem, best: Array, scatter: Noise, name: str) -> Profi
       name: the parameter.
     """
     problem = problem.unscaled()
-    law = problem.law
-    index = law.parameters.index(name)
+    index = problem.law.parameters.index(name)
     values = _candidates(problem, best, index)
+    losses = _held(problem, best, index, values)
+    least = float(problem.losses(best[None])[0])
+    profile = _profile(name, values, losses, best[index], least, scatter)
+    finer = _between(profile, name in problem.law.logarithmic)
+    if len(finer) == 0:
+        return profile
+    more = np.append(values, finer)
+    losses = np.append(losses, _held(problem, best, index, finer))
+    return _profile(name, more, losses, best[index], least, scatter)
+
+
+def _held(problem: Problem, best: Array, index: int, values: Array) -> Array:
+    """Returns the least loss [m] with a parameter held at each of the values [m]."""
+    name = problem.law.parameters[index]
     starts = np.repeat(best[None], len(values), axis=0)
     starts[:, index] = values
     if 0 < len(problem.nodes) <= _NODES:
@@ -96,9 +110,20 @@ def parameter(problem: Problem, best: Array, scatter: Noise, name: str) -> Profi
     fixed[:, index] = True
     weights = np.broadcast_to(problem.weights, (len(fixed), len(problem.y)))
     _, losses = problem.polish(starts, weights, fixed=fixed)
-    losses = losses.reshape(-1, len(values)).min(axis=0)
-    least = float(problem.losses(best[None])[0])
-    return _profile(name, values, losses, best[index], least, scatter)
+    return losses.reshape(-1, len(values)).min(axis=0)
+
+
+def _between(profile: Profile, logarithmic: bool) -> Array:
+    """Values inside the steps in which the profile crosses its limit, to place the ends well."""
+    finer = []
+    for end, is_open in ((profile.low, profile.open_low), (profile.high, profile.open_high)):
+        if is_open or not np.isfinite(profile.limit):
+            continue
+        i = int(np.clip(np.searchsorted(profile.values, end), 1, len(profile.values) - 1))
+        left, right = profile.values[i - 1], profile.values[i]
+        space = np.geomspace if logarithmic and left > 0 else np.linspace
+        finer.append(space(left, right, _FINER + 2)[1:-1])
+    return np.concatenate(finer) if finer else np.empty(0)
 
 
 def _candidates(problem: Problem, best: Array, index: int) -> Array:

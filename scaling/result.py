@@ -13,11 +13,13 @@ import numpy as np
 from scaling import laws, profiles
 from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss
+from scaling.measurements import is_finite, number
 from scaling.points import Points
 from scaling.solution import Solution
 from scaling.words import figure
 
 SCHEMA = 1
+ALLOCATION = ("parameters", "images_seen")  # columns that say how compute was spent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Fit:
       left_out_error: RMS log error on the largest scales when they are left out, or None.
       left_out: number of points left out for that.
       notes: sentences about the data and the fit that a reader must know.
+      variant: which points were fitted, a name of `scaling.frontier.VARIANTS`.
     """
 
     law: Law
@@ -87,6 +90,7 @@ class Fit:
     left_out_error: float | None
     left_out: int
     notes: list[str]
+    variant: str = "envelope"
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -165,15 +169,24 @@ class Fit:
             "left_out_points": self.left_out,
             "range": [float(self.points.x.min()), float(self.points.x.max())],
             "notes": self.notes + self.findings(),
-            "data": [
-                {"x": float(x), "y": float(y), "group": str(g), "run": str(r), "place": p,
-                 "fitted": i in set(self.frontier.tolist())}
-                for i, (x, y, g, r, p) in enumerate(
-                    zip(self.points.x, self.points.y, self.points.group, self.points.run,
-                        self.points.place, strict=True))
-            ],
+            "frontier": self.variant,
+            "data": self._data(),
             "software": {"vit-scaling": _version("vit-scaling"), "numpy": np.__version__},
         }
+
+    def _data(self) -> list[dict[str, object]]:
+        fitted = set(self.frontier.tolist())
+        points = self.points
+        rows = []
+        for i in range(len(points)):
+            row = {
+                "x": float(points.x[i]), "y": float(points.y[i]), "group": str(points.group[i]),
+                "run": str(points.run[i]), "place": points.place[i], "fitted": i in fitted,
+            }
+            given = points.rows[i] if points.rows else {}
+            row |= {k: number(given[k]) for k in ALLOCATION if is_finite(given.get(k))}
+            rows.append(row)
+        return rows
 
     def save(self, path: str | Path, extra: dict[str, object] | None = None) -> None:
         """Writes law.json; `extra` adds entries."""
