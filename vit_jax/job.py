@@ -15,6 +15,7 @@ from vit_jax import branches, evaluators, flops, losses, models, optim, parallel
 from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import pipeline, sources
+from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
 from vit_jax.optim import schedules
 from vit_jax.progress import gib, si
 
@@ -41,6 +42,11 @@ class Job:
   def config_hash(self) -> str:
     """Identifies what is computed; see `config.config_hash`."""
     return config_lib.config_hash(self.config)
+
+  @cached_property
+  def fingerprint(self) -> Fingerprint:
+    """What identifies the training images, for copies of a data set differ."""
+    return dataset_fingerprint(self.source)
 
   @cached_property
   def _init(self) -> Callable[[jax.Array], state_lib.TrainState]:
@@ -119,7 +125,8 @@ class Job:
             f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
             f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
             f"{self.config.accumulate} micro-batch(es)); memory: state "
-            f"{gib(state_lib.num_bytes(self.target))} in all{need}")
+            f"{gib(state_lib.num_bytes(self.target))} in all{need}"
+            + "".join(f"\n  note: {note}" for note in self.fingerprint.notes))
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:

@@ -240,7 +240,7 @@ def _measure(job: Job, record: measurements.Writer, checkpoints: Checkpoints, st
       flops_per_image=float(job.flops_per_image), device_kind=device.device_kind,
       device_count=jax.device_count(), device_seconds=round(seconds, 3),
       dataset=job.source.info.name, dataset_size=job.source.info.size, seed=config.seed,
-      config_hash=job.config_hash, metrics=metrics,
+      config_hash=job.config_hash, metrics=metrics, extra={"data_sha256": job.fingerprint.sha256},
       time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
   record.write(measurement)
   shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if not k.endswith("_examples"))
