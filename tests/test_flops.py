@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vit_jax import flops, models
 
@@ -30,8 +32,8 @@ def test_published_gflops(name):
     # The paper's 384 px do not divide by 14 or 28: floor, as a convolution without padding does.
     rounded = size // patch * patch
     got = count(f"ViT-{name}", rounded, pool="gap") / 1e9
-    # One digit is printed, and the paper counts element-wise operations too, up to 1%.
-    assert got == pytest.approx(published, abs=0.05 + 0.01 * published)
+    # One digit is printed, and the paper counts element-wise operations too, up to 2%.
+    assert got == pytest.approx(published, abs=0.05 + 0.02 * published)
 
 
 # Multiply-adds of matrix products and convolutions, counted by PyTorch on timm's models.
@@ -43,12 +45,16 @@ def test_independent_count(name, pool, gmac):
   assert count(name, 224, pool=pool) / 2e9 == pytest.approx(gmac, abs=6e-5)
 
 
-def test_formula():
-  tokens, width, mlp, depth = 16, 32, 128, 3
+@settings(max_examples=15, deadline=None)
+@given(side=st.integers(1, 5), patch=st.integers(1, 6), heads=st.integers(1, 3),
+       head_dim=st.integers(1, 9), mlp=st.integers(1, 20), depth=st.integers(1, 4),
+       classes=st.integers(1, 12), scan=st.booleans())
+def test_formula(side, patch, heads, head_dim, mlp, depth, classes, scan):
+  tokens, width = side**2, heads * head_dim
   block = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * mlp
-  expected = 2 * (tokens * 4 * 4 * 3 * width + depth * block + width * 10)
-  assert count("ViT-mu/4", 16, depth=depth, pool="gap", num_classes=10) == expected
-  assert count("ViT-mu/4", 16, depth=depth, pool="gap", num_classes=11) == expected + 2 * width
+  expected = 2 * (tokens * patch**2 * 3 * width + depth * block + width * classes)
+  assert count(f"ViT-mu/{patch}", side * patch, width=width, num_heads=heads, mlp_dim=mlp,
+               depth=depth, pool="gap", num_classes=classes, scan=scan) == expected
 
 
 def test_layout_memory_policy_and_dtype_do_not_matter():

@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_vit
 import pytest
+from flax import linen as nn
 from modeling import apply, jit, random_images, random_params, tiny
 
 from vit_jax.models import stacking
-from vit_jax.models.layers import drop_path
+from vit_jax.models.layers import LayerNorm, drop_path
+from vit_jax.optim import decay
 
 WEIGHT = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
 
@@ -101,16 +104,29 @@ def test_drop_path_rates_are_linear_and_branches_independent(scan):
   assert np.abs(correlation).max() < 5 / np.sqrt(batch)
 
 
-def test_dropout_rate():
+def test_dropout_after_positions_inside_mlps_and_at_the_end_of_branches():
   model = tiny(dropout=0.25, depth=1)
-  params = random_params(model)
   images = random_images(model, 64)
-  # The first dropout comes after the positions: look at what enters the encoder.
   _, state = jit(lambda p, x: model.apply(
       {"params": p}, x, train=True, rngs={"dropout": jax.random.key(0)},
-      capture_intermediates=lambda module, _: module.name == "Dropout_0"))(params, images)
-  x = np.asarray(state["intermediates"]["Dropout_0"]["__call__"][0])
-  assert abs((x == 0).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / x.size)
+      capture_intermediates=lambda module, _: isinstance(module, nn.Dropout)))(
+          random_params(model), images)
+  dropped = {decay.path_name(path[1:-2]): np.asarray(x) for path, x in
+             jax.tree_util.tree_leaves_with_path(state)}
+  assert {path: x.shape[-1] for path, x in dropped.items()} == {
+      "Dropout_0": 16, "encoder/block_0/Dropout_0": 16, "encoder/block_0/mlp/Dropout_0": 24,
+      "encoder/block_0/Dropout_1": 16}
+  for path, x in dropped.items():
+    assert abs((x == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / x.size), path
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1e-3, 0), (0.1, 100)])
+def test_norm_of_small_and_of_far_off_values(scale, offset):
+  x = np.float32(np.random.default_rng(0).normal(size=(8, 64)) * scale + offset)
+  params = {"scale": np.full(64, 2.0, np.float32), "bias": np.full(64, 0.5, np.float32)}
+  expected = numpy_vit.norm(x.astype(np.float64), params)
+  np.testing.assert_allclose(LayerNorm().apply({"params": params}, x), expected, rtol=0, atol=2e-3
+                             if offset else 1e-5)  # float32 knows 100.0 to 4e-6 = 4e-5 / 0.1
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -117,3 +117,15 @@ def test_images_of_another_size_are_refused():
 def test_channels_come_from_the_images(channels):
   variables = jax.eval_shape(tiny().init, jax.random.key(0), np.zeros((1, 8, 8, channels)))
   assert variables["params"]["embedding"]["kernel"].shape == (2, 2, channels, 16)
+
+
+@pytest.mark.parametrize("pool", ["tok", "gap", "map"])
+def test_only_positions_know_where_a_patch_is(pool):
+  model = tiny(pool=pool)
+  params, images = random_params(model), random_images(model)
+  turned = images.reshape(3, 4, 2, 4, 2, 3)[:, ::-1].reshape(images.shape)  # rows of patches
+  placed = [apply(model, params, x).features for x in (images, turned)]
+  assert not np.allclose(*placed, atol=1e-2)
+  params["pos_embedding"] *= 0
+  np.testing.assert_allclose(*(apply(model, params, x).features for x in (images, turned)),
+                             **TOLERANCE)
