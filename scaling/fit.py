@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling import bootstrap, frontier, laws, measurements, words
+from scaling import bootstrap, frontier, laws, measurements, summary
 from scaling.errors import DataError
 from scaling.estimate import Problem
-from scaling.lawform import Array
+from scaling.lawform import Array, Law
 from scaling.leastsquares import RESIDUALS, Loss
 from scaling.points import Points, select
 from scaling.result import Estimate, Fit, names
@@ -47,6 +47,7 @@ def law(
     frontier: str = "envelope",
     residual: str = "log",
     huber: float | None = None,
+    emphasis: float = 0.0,
     resamples: int = 0,
 ) -> Fit:
     """Fits a law to arrays.
@@ -61,6 +62,7 @@ def law(
         "binned" or "all"; see `scaling.frontier`.
       residual: "log" or "linear".
       huber: residuals beyond this count linearly; None: squares.
+      emphasis: points weigh as x to this, so that above 0 the large scales decide.
       resamples: bootstrap draws; 0: none.
 
     Raises:
@@ -77,7 +79,8 @@ def law(
         {"x": "x", "y": "y", "group": "group"}, [], [],
     )
     return of_points(
-        points, form=form, variant=frontier, loss=Loss(residual, huber), resamples=resamples
+        points, form=form, variant=frontier, loss=Loss(residual, huber), emphasis=emphasis,
+        resamples=resamples,
     )
 
 
@@ -87,18 +90,20 @@ def of_points(
     form: str = "double",
     variant: str = "envelope",
     loss: Loss | None = None,
+    emphasis: float = 0.0,
     resamples: int = 0,
 ) -> Fit:
     """Fits a law to the frontier of points; see `law`."""
     chosen = laws.get(form)
     loss = loss or Loss()
+    weights = (points.x / points.x.max()) ** emphasis
     kept = frontier.select(points.x, points.y, variant)
-    solution = Solution.of(chosen, points.x[kept], points.y[kept], None, loss)
+    solution = Solution.of(chosen, points.x[kept], points.y[kept], weights[kept], loss)
     core = frontier.interior(kept, points.group, len(chosen.parameters) + 1)
     interior = None
     if variant != "all" and len(core) < len(kept):
-        interior = Solution.of(chosen, points.x[core], points.y[core], None, loss)
-    draws = _bootstrap(points, chosen, loss, variant, resamples)
+        interior = Solution.of(chosen, points.x[core], points.y[core], weights[core], loss)
+    draws = _bootstrap(points, weights, chosen, loss, variant, resamples)
     estimates = {
         name: Estimate(
             float(solution.natural[i]),
@@ -109,47 +114,28 @@ def of_points(
         for i, name in enumerate(chosen.parameters)
     }
     notes = list(points.notes)
-    notes.append(_used(points, kept, variant))
+    notes.append(summary.used(points, kept, variant))
     if interior:
-        notes.append(_edges(points, kept, core))
+        notes.append(summary.edges(points, kept, core))
     if draws and draws.runs < bootstrap.FEW_RUNS:
         notes.append(
             f"the bootstrap had only {draws.runs} runs to draw from: trust the profile intervals"
         )
     error, left = _left_out(solution.problem)
     return Fit(
-        chosen, points, kept, solution, interior, estimates, error, left, notes, variant
+        chosen, points, kept, solution, interior, estimates, error, left, notes, variant, emphasis
     )
 
 
 def _bootstrap(
-    points: Points, chosen: laws.Law, loss: Loss, variant: str, resamples: int
+    points: Points, weights: Array, chosen: Law, loss: Loss, variant: str, resamples: int
 ) -> bootstrap.Draws | None:
     if not resamples:
         return None
-    problem = Problem.of(chosen, points.x, points.y, None, loss)
+    problem = Problem.of(chosen, points.x, points.y, weights, loss)
     return bootstrap.draw(
         problem, points.run, lambda present: frontier.members(points.x, points.y, present, variant),
         resamples,
-    )
-
-
-def _used(points: Points, kept: Array, variant: str) -> str:
-    models = list(dict.fromkeys(points.group[kept].tolist()))
-    what = "compute-optimal frontier" if variant != "all" else "all points"
-    return (
-        f"fitted {len(kept)} of {len(points)} points ({what}), of {len(models)} of "
-        f"{len(np.unique(points.group))} models: {', '.join(models[:12])}"
-    )
-
-
-def _edges(points: Points, kept: Array, core: Array) -> str:
-    models, left = points.group[kept], len(kept) - len(core)
-    where = "s are" if left > 1 else " is"
-    return (
-        f"{left} frontier point{where} at the grid's edge, where only the smallest "
-        f"({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
-        "grid's, not nature's; the intervals cover the answer with and without them"
     )
 
 
@@ -159,7 +145,9 @@ def _left_out(problem: Problem) -> tuple[float | None, int]:
     count = max(1, len(order) // 4)
     kept, left = order[:-count], order[-count:]
     try:
-        part = Problem.of(problem.law, problem.x[kept], problem.y[kept], None, problem.loss)
+        part = Problem.of(
+            problem.law, problem.x[kept], problem.y[kept], problem.weights[kept], problem.loss
+        )
     except DataError:
         return None, count
     parameters, _ = part.solve()
@@ -211,6 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--residual", default="log", choices=RESIDUALS)
     parser.add_argument("--huber", type=float, metavar="R",
                         help="residuals beyond R count linearly")
+    parser.add_argument("--emphasis", type=float, default=0.0, metavar="G",
+                        help="points weigh as x^G: above 0 the large scales decide")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N",
                         help="resamples of the runs (default: 1000; 0: none)")
     parser.add_argument("--forecast", type=float, metavar="X",
@@ -231,12 +221,13 @@ def _run(options: argparse.Namespace) -> None:
     )
     fit = of_points(
         points, form=options.law, variant=options.frontier,
-        loss=Loss(options.residual, options.huber), resamples=options.bootstrap,
+        loss=Loss(options.residual, options.huber), emphasis=options.emphasis,
+        resamples=options.bootstrap,
     )
     truth = _truth(options.truth, fit)
     at = options.forecast or next_scale(points, fit.frontier)
     forecast = _forecast(fit, at)
-    print(_report(fit, truth, forecast))
+    print(summary.text(fit, truth, forecast))
     first = Path(options.paths[0])
     out = options.out or (first if first.is_dir() else Path())
     out.mkdir(parents=True, exist_ok=True)
@@ -278,37 +269,6 @@ def _forecast(fit: Fit, at: float) -> dict[str, object]:
         "law_interval": ends(False),
         "times_beyond_data": at / float(fit.points.x.max()),
     }
-
-
-def _report(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
-    names_ = fit.points.names
-    lines = [f"{names_['y']} against {names_['x']}"]
-    lines += [f"  {note}" for note in fit.notes]
-    lines += ["", fit.law.formula, f"  {'':4}{'estimate':>12}  95% interval"]
-    known = fit.scatter.degrees > 0
-    for name, estimate in fit.estimates.items():
-        interval = words.span(*estimate.interval) if known else "not available"
-        lines.append(f"  {name:4}{words.figure(estimate.value, 4):>12}  {interval}")
-    lines += [f"  {sentence}" for sentence in fit.findings()]
-    if known:
-        lines.append(f"  scatter about the law {100 * fit.scatter.variance**0.5:.2g}"
-                     + ("%" if fit.loss.residual == "log" else " points of error"))
-    if fit.left_out_error is not None:
-        lines.append(f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
-                     f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%")
-    for name, value in truth.items():
-        low, high = fit.estimates[name].interval
-        inside = "inside" if low <= value <= high else "OUTSIDE"
-        lines.append(f"  known {name} = {words.figure(value)}: fitted "
-                     f"{words.figure(fit.estimates[name].value)}, truth {inside} the 95% interval")
-    low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
-    lines += ["", f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
-              f"({forecast['times_beyond_data']:.1f} times the largest measured): "
-              f"{names_['y']} {words.figure(forecast['y'])}"
-              + (f", 95% of measurements in {words.span(low, high)}" if known else "")]
-    if forecast["times_beyond_data"] > 10:
-        lines.append("  WARNING: more than 10 times beyond the data; laws have bent within less")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

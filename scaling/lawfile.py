@@ -37,7 +37,7 @@ def load(path: str | Path) -> Fit:
             [row["place"] for row in rows], law["columns"], [], rows,
         )
         loss = Loss(law["residual"], law["huber"])
-        form, variant = law["law"], law["frontier"]
+        form, variant, emphasis = law["law"], law["frontier"], float(law["emphasis"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: incomplete ({error} is missing or of a wrong type)") from error
-    return fit.of_points(points, form=form, variant=variant, loss=loss)
+    return fit.of_points(points, form=form, variant=variant, loss=loss, emphasis=emphasis)

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scaling.result import Fit
+from scaling.words import figure, span
 
 # Okabe & Ito's colours, dark and light alternating so that neighbours differ in grey as well.
 COLOURS = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#444")
@@ -50,7 +51,7 @@ def law(
       forecast: as in law.json; drawn with its interval.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+        canvas, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
         _points(axes, fit)
         _curve(axes, fit, forecast, truth or {})
         axes.set(xscale="log", yscale="log", xlabel=fit.points.names["x"],
@@ -59,8 +60,8 @@ def law(
         axes.set_title(_title(fit), fontsize=10)
         axes.legend(fontsize=8, ncols=2 if len(axes.get_legend_handles_labels()[0]) > 9 else 1,
                     frameon=False)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        canvas.savefig(path, dpi=150)
+        plt.close(canvas)
 
 
 def _points(axes: Axes, fit: Fit) -> None:
@@ -97,7 +98,8 @@ def _curve(
     floor = fit.estimates.get(fit.law.floor or "")
     if floor and floor.value > 0:
         axes.axhline(floor.value, color="0.25", linewidth=1, linestyle="-.",
-                     label=f"floor {fit.law.floor} = {floor.value:.3g}")
+                     label=f"floor {fit.law.floor} = {figure(floor.value)} "
+                     f"({span(*floor.interval)})")
         bottom = min(bottom, floor.value)
     if fit.law.floor in truth:
         axes.axhline(truth[fit.law.floor], color=COLOURS[4], linewidth=1.4, linestyle=(0, (5, 2)),

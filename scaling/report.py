@@ -75,7 +75,8 @@ def reproducibility(fit: Fit) -> list[str]:
         f"units: {flops}; {names['y']} as a fraction or loss",
         f"points: {len(points)} measured, {len(fit.frontier)} fitted ({fit.variant}), "
         f"{excluded} not on the frontier",
-        f"loss: {huber} {fit.loss.residual} residuals, all fitted points with weight 1",
+        f"loss: {huber} {fit.loss.residual} residuals; fitted points weigh as "
+        f"{names['x']}^{fit.emphasis:g}",
         f"search: all {max(len(problem.nodes), 1)} nodes of a grid over the nonlinear parameters, "
         "linear ones solved exactly, the best polished by Levenberg-Marquardt; no random starts",
         f"box: {', '.join(_box(fit))} (x in units of {words.figure(float(np.mean(problem.unit)))})",

@@ -79,6 +79,7 @@ class Fit:
       left_out: number of points left out for that.
       notes: sentences about the data and the fit that a reader must know.
       variant: which points were fitted, a name of `scaling.frontier.VARIANTS`.
+      emphasis: points weigh as x to this.
     """
 
     law: Law
@@ -91,6 +92,7 @@ class Fit:
     left_out: int
     notes: list[str]
     variant: str = "envelope"
+    emphasis: float = 0.0
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -163,6 +165,7 @@ class Fit:
             "level": 0.95,
             "residual": self.loss.residual,
             "huber": self.loss.huber,
+            "emphasis": self.emphasis,
             "noise": math.sqrt(self.scatter.variance),
             "degrees_of_freedom": self.scatter.degrees,
             "left_out_error": self.left_out_error,

@@ -99,6 +99,17 @@ def test_bootstrap_draws_runs_not_points():
     assert ratio[0] / ratio[1] > 1.4
 
 
+def test_emphasis_makes_the_large_scales_decide():
+    x, y = curve(20, 0.0)
+    y[:6] *= 1.1  # a bend that the law does not have
+    wanted = laws.DOUBLE(np.array([1e5]), TRUTH)
+    plain, emphatic = (
+        abs(np.log(fit.law(x, y, frontier="all", emphasis=g)(np.array([1e5])) / wanted))[0]
+        for g in (0.0, 1.0)
+    )
+    assert emphatic < 0.5 * plain
+
+
 def test_edges_of_the_grid_widen_the_interval():
     x, y = curve(12)
     group = np.array(["s"] * 3 + ["m"] * 3 + ["l"] * 3 + ["h"] * 3)

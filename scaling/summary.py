@@ -1,0 +1,69 @@
+"""What scaling.fit says about a fit, in words and tables."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scaling import words
+from scaling.lawform import Array
+from scaling.points import Points
+from scaling.result import Fit
+
+
+def used(points: Points, kept: Array, variant: str) -> str:
+    """Says how many points of how many models were fitted."""
+    models = list(dict.fromkeys(points.group[kept].tolist()))
+    what = "compute-optimal frontier" if variant != "all" else "all points"
+    return (
+        f"fitted {len(kept)} of {len(points)} points ({what}), of {len(models)} of "
+        f"{len(np.unique(points.group))} models: {', '.join(models[:12])}"
+    )
+
+
+def edges(points: Points, kept: Array, core: Array) -> str:
+    """Says that the frontier's ends are the grid's."""
+    models, left = points.group[kept], len(kept) - len(core)
+    where = "s are" if left > 1 else " is"
+    return (
+        f"{left} frontier point{where} at the grid's edge, where only the smallest "
+        f"({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
+        "grid's, not nature's; the intervals cover the answer with and without them"
+    )
+
+
+def text(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
+    """Returns what the command prints: data, parameters, findings, forecast.
+
+    Args:
+      fit: the fitted law.
+      truth: known parameters by name.
+      forecast: as in law.json.
+    """
+    names_ = fit.points.names
+    lines = [f"{names_['y']} against {names_['x']}"]
+    lines += [f"  {note}" for note in fit.notes]
+    lines += ["", fit.law.formula, f"  {'':4}{'estimate':>12}  95% interval"]
+    known = fit.scatter.degrees > 0
+    for name, estimate in fit.estimates.items():
+        interval = words.span(*estimate.interval) if known else "not available"
+        lines.append(f"  {name:4}{words.figure(estimate.value, 4):>12}  {interval}")
+    lines += [f"  {sentence}" for sentence in fit.findings()]
+    if known:
+        lines.append(f"  scatter about the law {100 * fit.scatter.variance**0.5:.2g}"
+                     + ("%" if fit.loss.residual == "log" else " points of error"))
+    if fit.left_out_error is not None:
+        lines.append(f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
+                     f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%")
+    for name, value in truth.items():
+        low, high = fit.estimates[name].interval
+        inside = "inside" if low <= value <= high else "OUTSIDE"
+        lines.append(f"  known {name} = {words.figure(value)}: fitted "
+                     f"{words.figure(fit.estimates[name].value)}, truth {inside} the 95% interval")
+    low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
+    lines += ["", f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
+              f"({forecast['times_beyond_data']:.1f} times the largest measured): "
+              f"{names_['y']} {words.figure(forecast['y'])}"
+              + (f", 95% of measurements in {words.span(low, high)}" if known else "")]
+    if forecast["times_beyond_data"] > 10:
+        lines.append("  WARNING: more than 10 times beyond the data; laws have bent within less")
+    return "\n".join(lines)
