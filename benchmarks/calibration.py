@@ -1,6 +1,6 @@
 """Do 95% intervals hold the truth 95 times in 100?
 
-    python benchmarks/calibration.py --studies 60
+    python benchmarks/calibration.py --studies 30
 
 Simulates studies with a known law E = a (x + d)^-b + c: 5 to 30 points over 2 to 5 factors of ten,
 log-normal noise of 0.3%, 1% and 3%, with the floor in reach (a third or more of the error at the

@@ -124,8 +124,8 @@ def compare(
     if not tried:
         raise DataError(f"{len(x)} points are too few to leave any out: no form can be compared")
     # No form is told apart from another within the points' own scatter.
-    scatter = min(s.scatter.variance for s, _, _ in tried if s.scatter.degrees > 0)
-    floor = scatter if loss.residual == "log" else 0.0
+    scatter = min((s.scatter.variance for s, _, _ in tried if s.scatter.degrees > 0), default=0.0)
+    floor = scatter * float(np.mean(1 / (y**2 * loss.precision(y))))
     evidence = np.array([-EVIDENCE / 2 * np.log(e**2 + floor + 1e-12) for _, _, e in tried])
     weights = np.exp(evidence - evidence.max())
     weights /= weights.sum()

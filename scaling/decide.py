@@ -122,7 +122,7 @@ def next_run(solution: Solution, target: float, most: float) -> tuple[float, flo
     def slopes(x: Array) -> Array:
         value = law(x, parameters)
         jacobian = law.jacobian(x, parameters) * size
-        return jacobian / value[:, None] if problem.loss.residual == "log" else jacobian
+        return jacobian * np.sqrt(problem.loss.precision(value))[:, None]
 
     variance = max(solution.scatter.variance, 1e-12)
     rows = slopes(problem.x)

@@ -66,6 +66,8 @@ class Problem:
             raise DataError("x must be positive")
         if loss.residual == "log" and (y <= 0).any():
             raise DataError("log residuals need y > 0: drop those points or use linear residuals")
+        if loss.residual == "binomial" and ((y <= 0) | (y >= 1)).any():
+            raise DataError("binomial residuals need 0 < y < 1: use log residuals for losses")
         weights = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
         unit = np.exp(np.log(x).mean(axis=0))
         scaled = x / unit
@@ -84,7 +86,7 @@ class Problem:
     @property
     def relative(self) -> Array:
         """Weights under which linear residuals are, to first order, this loss's, [n]."""
-        return 1 / self.y**2 if self.loss.residual == "log" else np.ones_like(self.y)
+        return self.loss.precision(self.y)
 
     def solve(self, weights: Array | None = None) -> tuple[Array, Array]:
         """Estimates the parameters for each weighting of the points.

@@ -23,9 +23,11 @@ def residuals(fit: Fit, path: str | Path) -> None:
     """Draws what the law leaves unexplained, against scale."""
     problem, kept = fit.solution.problem, fit.frontier
     x, y = fit.points.x[kept], fit.points.y[kept]
-    relative = problem.loss.residual == "log"
-    left = np.log(y / fit(x)) if relative else y - fit(x)
-    factor = 100 if relative else 1
+    law, none = fit(x), np.zeros((len(x), 1))
+    left = -problem.loss.residuals(law, none, y)[0]
+    factor = 100 if problem.loss.residual == "log" else 1
+    unit = {"log": "measured above law (%)", "linear": "measured minus law",
+            "binomial": "measured minus law, 2 arcsin sqrt"}[problem.loss.residual]
     with plt.rc_context(plot.STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
         scatter = factor * math.sqrt(fit.scatter.variance)
@@ -37,7 +39,7 @@ def residuals(fit: Fit, path: str | Path) -> None:
                 axes.scatter(x[mine], factor * left[mine], s=34, edgecolors="black",
                              linewidths=0.8, label=model, zorder=3, **style)
         axes.set(xscale="log", xlabel=fit.points.names["x"],
-                 ylabel="measured above law (%)" if relative else "measured minus law")
+                 ylabel=unit)
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.savefig(path, dpi=150)
         plt.close(figure)

@@ -12,7 +12,8 @@ import numpy as np
 
 from scaling.lawform import Array, Law
 
-RESIDUALS = ("log", "linear")
+RESIDUALS = ("log", "linear", "binomial")
+_EDGE = 1e-9  # a fraction is kept this far from 0 and 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Loss:
     """How a misfit is measured.
 
     Attributes:
-      residual: "log" for log E - log y, "linear" for E - y.
+      residual: "log" for log E - log y, "linear" for E - y, "binomial" for the difference of
+        2 arcsin sqrt, whose variance is that of counting errors on a test set, 1 / images, at
+        every error (Anscombe 1948).
       huber: residuals beyond this count linearly (same unit as the residual); None: squares.
     """
 
@@ -31,8 +34,18 @@ class Loss:
         """Returns residuals [..., n] and their Jacobian [..., n, p]."""
         if self.residual == "linear":
             return value - y, jacobian
+        if self.residual == "binomial":
+            value, y = (np.clip(v, _EDGE, 1 - _EDGE) for v in (value, y))
+            residual = 2 * (np.arcsin(np.sqrt(value)) - np.arcsin(np.sqrt(y)))
+            return residual, jacobian / np.sqrt(value * (1 - value))[..., None]
         value = np.maximum(value, 1e-300)
         return np.log(value) - np.log(y), jacobian / value[..., None]
+
+    def precision(self, y: Array) -> Array:
+        """Returns the weights [n] with which linear residuals are this loss's, to first order."""
+        if self.residual == "linear":
+            return np.ones_like(y)
+        return 1 / y**2 if self.residual == "log" else 1 / np.clip(y * (1 - y), _EDGE, None)
 
     def reweight(self, residual: Array) -> Array:
         """Returns the factor on each squared residual whose gradient is Huber's."""

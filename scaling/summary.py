@@ -49,8 +49,7 @@ def text(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
         lines.append(f"  {name:4}{words.figure(estimate.value, 4):>12}  {interval}")
     lines += [f"  {sentence}" for sentence in fit.findings()]
     if known:
-        lines.append(f"  scatter about the law {100 * fit.scatter.variance**0.5:.2g}"
-                     + ("%" if fit.loss.residual == "log" else " points of error"))
+        lines.append(f"  scatter about the law {_scatter(fit)}")
     if fit.left_out_error is not None:
         lines.append(f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
                      f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%")
@@ -67,3 +66,12 @@ def text(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
     if forecast["times_beyond_data"] > 10:
         lines.append("  WARNING: more than 10 times beyond the data; laws have bent within less")
     return "\n".join(lines)
+
+
+def _scatter(fit: Fit) -> str:
+    size = fit.scatter.variance**0.5
+    return {
+        "log": f"{100 * size:.2g}% of the error",
+        "linear": f"{words.figure(size, 2)} in the error",
+        "binomial": f"as of counting errors on {words.figure(size**-2 if size else np.inf)} images",
+    }[fit.loss.residual]

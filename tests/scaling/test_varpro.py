@@ -39,10 +39,10 @@ def test_search_weighs_points_as_repeating_them_would():
 
 
 def test_exact_points_give_back_their_law():
-    truth = [0.7, 0.35, 0.12, 0.4]
+    truth = [0.6, 0.35, 0.12, 0.4]
     x = np.geomspace(0.05, 2000, 14)
     y = laws.DOUBLE(x, np.array(truth))
-    for loss in (Loss(), Loss("linear"), Loss("log", 0.01)):
+    for loss in (Loss(), Loss("linear"), Loss("log", 0.01), Loss("binomial")):
         problem = Problem.of(laws.DOUBLE, x, y, None, loss)
         parameters, _ = problem.solve()
         np.testing.assert_allclose(problem.natural(parameters)[0], truth, rtol=1e-3)
@@ -94,3 +94,24 @@ def test_huber_fit_shrugs_off_an_outlier():
     )
     np.testing.assert_allclose(robust, truth, rtol=0.02)
     assert not np.allclose(plain, truth, rtol=0.02)
+
+
+def test_residual_slopes_match_finite_differences():
+    value, y = np.array([[0.2, 0.6]]), np.array([0.25, 0.5])
+    for residual in ("log", "linear", "binomial"):
+        loss = Loss(residual)
+        _, slope = loss.residuals(value, np.ones((1, 2, 1)), y)
+        ends = [loss.residuals(value + s, np.ones((1, 2, 1)), y)[0] for s in (-1e-6, 1e-6)]
+        np.testing.assert_allclose(slope[..., 0], (ends[1] - ends[0]) / 2e-6, rtol=1e-6)
+        near = loss.residuals(y[None] * 1.0001, np.ones((1, 2, 1)), y)[0] ** 2
+        np.testing.assert_allclose(near[0], loss.precision(y) * (1e-4 * y) ** 2, rtol=1e-3)
+
+
+def test_binomial_scatter_is_one_over_the_images():
+    """Errors counted on 10,000 images have that scatter at every error."""
+    rng = np.random.default_rng(0)
+    x = np.geomspace(0.1, 1e4, 400)
+    y = rng.binomial(10_000, laws.DOUBLE(x, np.array([0.6, 0.3, 0.05, 0.5]))) / 10_000
+    problem = Problem.of(laws.DOUBLE, x, y, None, Loss("binomial"))
+    _, (loss,) = problem.solve()
+    assert 0.85 < loss / 396 * 10_000 < 1.15
