@@ -30,7 +30,10 @@ def test_cooldown_in_steps_and_a_single_run():
     (((2,), 0.1, None), "cooldown of 0 steps"),
     (((0,), 0.2, None), "at least 1"),
     (((), 0.0, None), "total_steps is not set"),
-    (((), -1.0, 10), "negative"),
+    (((), -1.0, 10), "neither a share"),
+    (((), 1.0, 10), "neither a share"),
+    (((), 2.5, 10), "neither a share"),
+    (((), float("nan"), 10), "neither a share"),
 ])
 def test_impossible_plans(arguments, message):
   with pytest.raises(UserError, match=message):

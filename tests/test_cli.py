@@ -39,6 +39,28 @@ def test_wrong_overrides_give_one_line(file, override, message):
   assert "\n" not in str(e.value)
 
 
+def test_an_override_holds_for_every_rung(tmp_path):
+  (tmp_path / "c.py").write_text(
+      "def get_config(): return dict(ladder=dict(a=dict(seed=1), b=dict(branches=(9,))))")
+  flags = ["--config.seed=5", "--config.ladder.b.branches=4"]
+  rungs = cli.load_rungs(str(tmp_path / "c.py"), flags)
+  assert {name: (r.seed, tuple(r.branches)) for name, r in rungs.items()} == {
+      "a": (5, ()), "b": (5, (4,))}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("def get_config(:", "c.py:1: SyntaxError"),
+    ("import nonsense_module", "c.py:1: ModuleNotFoundError"),
+    ("\n\ndef get_config():\n  return 1 / 0", "c.py:4: ZeroDivisionError"),
+    ("def get_config(): return None", "must return a ConfigDict, got None"),
+])
+def test_files_that_fail(tmp_path, text, message):
+  (tmp_path / "c.py").write_text(text)
+  with pytest.raises(UserError, match=message) as e:
+    cli.load_config(str(tmp_path / "c.py"))
+  assert "\n" not in str(e.value)
+
+
 def test_wrong_files(tmp_path):
   with pytest.raises(UserError, match="not found"):
     cli.load_config(str(tmp_path / "no.py"))

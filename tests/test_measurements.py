@@ -1,6 +1,7 @@
 import dataclasses
-import os
-import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,21 +59,26 @@ def test_not_a_number_is_never_written(tmp_path):
   assert measurements.read(tmp_path) == []
 
 
+FILL = """
+import resource, signal, sys
+from test_measurements import make
+from vit_jax.measurements import Writer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+  Writer(sys.argv[1]).write(make(2))
+except OSError:
+  sys.exit(7)
+"""
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path):
   """A file size limit stands for the disk: the write comes back short or fails."""
   Writer(tmp_path).write(make(1))
   before = (tmp_path / measurements.FILE_NAME).read_bytes()
-  pid = os.fork()
-  if pid == 0:
-    import signal
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, len(before) + 20))
-    try:
-      Writer(tmp_path).write(make(2))
-    except OSError:
-      os._exit(7)
-    os._exit(0)
-  assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+  code = subprocess.run([sys.executable, "-c", FILL, str(tmp_path), str(len(before) + 20)],
+                        cwd=Path(__file__).parent, check=False).returncode
+  assert code == 7
   assert (tmp_path / measurements.FILE_NAME).read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """The same curve on one device, on eight, and in two processes."""
 
+import re
 import signal
 import socket
 
@@ -9,7 +10,9 @@ from training import finish, start, write_config
 
 from vit_jax import measurements
 
-EVERY = ["--config.log_every=1", "--config.model.dropout=0.0"]
+# Wide enough that FSDP splits its larger arrays.
+EVERY = ["--config.log_every=1", "--config.model.dropout=0.0", "--config.model.width=128",
+         "--config.model.mlp_dim=256"]
 
 
 def losses(out):
@@ -53,6 +56,12 @@ def test_eight_devices(single, tmp_path, mesh):
   out = finish(start(single[0], tmp_path / "run", *EVERY, f"--config.mesh.data={data}",
                      f"--config.mesh.fsdp={fsdp}", devices=8))
   check(single, out, tmp_path / "run")
+  state = re.search(r"state: (\d+) KiB in all, (\d+) KiB per device", out)
+  in_all, own = (int(x) for x in state.groups())
+  if fsdp == 1:
+    assert own == in_all
+  else:
+    assert own < in_all / 2
 
 
 def start_two(config, workdir, *flags):

@@ -24,6 +24,13 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     pass
 
 
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match="cannot write to run directory .*file"), \
+      rundir.lock(tmp_path / "file"):
+    pass
+
+
 def test_config_changes_are_named(tmp_path):
   rundir.write_config(tmp_path, config_lib.resolve({"total_steps": 10}))
   rundir.check_config(tmp_path, config_lib.resolve({"total_steps": 10, "log_every": 3}))

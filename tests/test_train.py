@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import jax
@@ -12,7 +13,7 @@ from vit_jax.errors import UserError
 
 def final_state(directory, config):
   checkpoints = Checkpoints(directory, read_only=True)
-  state, _ = checkpoints.restore(checkpoints.latest(), job.build(config, "t").target)
+  state = checkpoints.restore(checkpoints.latest(), job.build(config, "t").target)
   checkpoints.close()
   return jax.device_get(state)
 
@@ -57,24 +58,25 @@ def test_doing_it_again_does_nothing(whole, capsys):
 
 
 class StopAt:
-  """Asks a run to stop at a step, as SIGTERM does."""
+  """Asks a run to stop after a number of steps, as SIGTERM does."""
 
   signum = 15
 
-  def __init__(self, step):
-    self.step = step
+  def __init__(self, steps):
+    self.left = steps
 
-  def requested(self, step):
-    return step == self.step
+  def requested(self):
+    self.left -= 1
+    return self.left < 0
 
 
-@pytest.mark.parametrize("stop", [1, 5, 10])
-def test_resume_is_bit_exact(whole, tmp_path, monkeypatch, stop):
-  """Stopped in the trunk (1, 5) or in the branch of 12 (10), and started again."""
+@pytest.mark.parametrize(("stop", "step"), [(1, 1), (5, 5), (10, 6), (15, 11)])
+def test_resume_is_bit_exact(whole, tmp_path, monkeypatch, stop, step):
+  """Stopped in the trunk (1, 5), at the start of the branch of 8, in that of 12; started again."""
   from contextlib import nullcontext
   with monkeypatch.context() as m:
     m.setattr(signals, "catch", lambda: nullcontext(StopAt(stop)))
-    with pytest.raises(signals.Interrupted, match=f"saved at step {stop}"):
+    with pytest.raises(signals.Interrupted, match=f"saved at step {step};"):
       train.run(tiny(), tmp_path, "t")
   train.run(tiny(), tmp_path, "t")
   assert results(tmp_path) == results(whole)
@@ -133,6 +135,30 @@ def test_checkpoints_without_their_config_are_refused(whole, tmp_path):
     train.run(tiny(seed=1, branches=(8, 12, 16)), tmp_path, "t")
 
 
+def test_other_images_are_refused(whole, tmp_path):
+  shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+  built = train.prepare(tiny(branches=(8, 12, 16)), tmp_path, "t")
+  built.__dict__["fingerprint"] = dataclasses.replace(built.fingerprint, sha256="another")
+  with pytest.raises(UserError, match="made from other images"):
+    train.execute(built, tmp_path, signals.StopFlag())
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"schedule": {"name": "cosine"}, "total_steps": 20}, "cannot be the trunk"),
+    ({"cooldown_shape": "linaer"}, "linear"),
+    ({"evaluators": {}}, "evaluators is empty"),
+    ({"evaluators": {"test": {"type": "classification", "split": "tset"}}}, "tset"),
+    ({"evaluators": {"test": {"type": "classification", "every": -1}}}, "every=-1"),
+    ({"evaluators": {"test": {"type": "classification", "evry": 1}}}, "did you mean 'every'"),
+    ({"data": {"eval": "resize(32)"}}, "32 x 32 pixels.*image_size is 16"),
+    ({"data": {"eval": "valu_range(-1, 1)"}}, "value_range"),
+])
+def test_mistakes_show_before_any_step(tmp_path, changes, message):
+  with pytest.raises(UserError, match=message):
+    train.prepare(tiny(**changes), tmp_path, "t")
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_branch_mistakes(whole, tmp_path):
   with pytest.raises(UserError, match=r"--branch 9 is none of config.branches=\(8, 12\)"):
     train.run(tiny(), whole, "t", branch=9)
@@ -143,14 +169,34 @@ def test_branch_mistakes(whole, tmp_path):
 
 
 def test_nan_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
+  """A learning rate that rises until it breaks the model, after the branch of 4 has left."""
   config = tiny(optimizer={"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0},
-                schedule={"name": "constant", "warmup": 8})
-  with pytest.raises(train.Diverged, match=r"step \d+: loss nan|step \d+: loss inf"):
+                schedule={"name": "constant", "warmup": 10**9}, checkpoint_every=1,
+                branches=(4, 400), cooldown=0.5)
+  with pytest.raises(train.Diverged, match=r"step \d+.*its checkpoint at step \d+ is kept") as e:
     train.run(config, tmp_path, "t")
-  steps = Checkpoints(tmp_path, read_only=True).steps()
+  checkpoints = Checkpoints(tmp_path, read_only=True)
+  steps, target = checkpoints.steps(), job.build(config, "t").target
+  assert steps
+  assert max(steps) == e.value.last_good
   for step in steps:
-    state = Checkpoints(tmp_path, read_only=True).restore(step, job.build(config, "t").target)[0]
+    state = checkpoints.restore(step, target)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
+
+
+def test_branches_that_left_before_the_trunk_broke_are_trained(tmp_path, monkeypatch):
+  segment = train._train_segment
+
+  def breaks(job, directory, window, stop, stop_flag, trunk=None):
+    if trunk is None:
+      segment(job, directory, window, 7, stop_flag)
+      raise train.Diverged("step 8: loss nan", 6)
+    segment(job, directory, window, stop, stop_flag, trunk)
+
+  monkeypatch.setattr(train, "_train_segment", breaks)
+  with pytest.raises(train.Diverged, match="step 8"):
+    train.run(tiny(), tmp_path, "t")
+  assert [(m["branch"], m["final"]) for m in results(tmp_path)] == [(None, False), (8, True)]
 
 
 def test_a_damaged_checkpoint_is_named(whole, tmp_path):

@@ -6,6 +6,7 @@ of B steps follows the trunk up to B - cooldown and decays the learning rate to 
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from vit_jax.errors import UserError
@@ -44,13 +45,8 @@ class Plan:
     return sum(w.end for w in self.branches.values())
 
 
-def cooldown_steps(cooldown: float, total: int) -> int:
-  """Returns the decay's length of a run of `total` steps: a share below 1, else steps."""
-  return round(cooldown * total) if cooldown < 1 else int(cooldown)
-
-
 def _window(end: int, cooldown: float) -> Window:
-  length = cooldown_steps(cooldown, end)
+  length = round(cooldown * end) if cooldown < 1 else int(cooldown)
   if length > end:
     raise UserError(f"config.cooldown={cooldown:g} steps is longer than the run of {end} steps: "
                     "shorten it, or give a share below 1")
@@ -66,8 +62,9 @@ def plan(branches: Sequence[int], cooldown: float, total_steps: int | None) -> P
   Raises:
     UserError: no length, a branch beyond the trunk, a branch without a cooldown, twice the same.
   """
-  if cooldown < 0:
-    raise UserError(f"config.cooldown={cooldown:g} is negative: give a share below 1, or steps")
+  if not 0 <= cooldown < math.inf or (cooldown >= 1 and (cooldown % 1 or cooldown < 2)):
+    raise UserError(f"config.cooldown={cooldown:g} is neither a share, from 0 to below 1, nor a "
+                    "whole number of at least 2 steps")
   if total_steps is not None and total_steps < 1:
     raise UserError(f"config.total_steps={total_steps} must be at least 1")
   if not branches:

@@ -64,24 +64,34 @@ class Checkpoints:
         params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest),
         meta=ocp.args.JsonSave(meta)))
 
-  def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """Returns the state and the meta data of a step, laid out as `target` says.
+  def meta(self, step: int) -> dict[str, Any]:
+    """Returns the meta data of a step.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    return self._read(step, meta=ocp.args.JsonRestore()).meta
+
+  def restore(self, step: int, target: TrainState) -> TrainState:
+    """Returns the state of a step, laid out as `target` says.
 
     Raises:
       UserError: the checkpoint is damaged, or is one of another model or optimiser.
     """
     params, rest = _split(target)
+    found = self._read(step, params=ocp.args.StandardRestore(params),
+                       rest=ocp.args.StandardRestore(rest))
+    return target.replace(params=found.params, **found.rest)
+
+  def _read(self, step: int, **items: Any) -> Any:
     try:
-      found = self._manager.restore(step, args=ocp.args.Composite(
-          params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest),
-          meta=ocp.args.JsonRestore()))
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as e:
       reason = " ".join(str(e).split())[:200]
       earlier = self.latest(at_most=step - 1)
       then = f"to continue from step {earlier}" if earlier is not None else "to start over"
       raise UserError(f"cannot read checkpoint {self.directory / str(step)} ({reason}): move this "
                       f"folder away {then}") from e
-    return target.replace(params=found.params, **found.rest), found.meta
 
   def wait(self) -> None:
     """Returns when all started saves are on the disk."""

@@ -3,7 +3,8 @@
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -12,6 +13,18 @@ from ml_collections import config_flags
 
 from vit_jax import config as config_lib
 from vit_jax.errors import UserError
+
+_OVERRIDE = re.compile(r"--(no)?config\.([^=]+)")
+
+
+def load_rungs(path: str, overrides: Sequence[str] = ()) -> dict[str, ml_collections.ConfigDict]:
+  """Reads a config file and returns its rungs by name; an override holds for all of them.
+
+  Args and errors: as for `load_config`; see `config.rungs`.
+  """
+  config = load_config(path, overrides)
+  keys = [m.group(2).split("[")[0] for m in map(_OVERRIDE.match, overrides) if m]
+  return config_lib.rungs(config, [k for k in keys if not k.startswith("ladder.")])
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -23,27 +36,37 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
       `vit_jax.config.default()` can be set, whether the file sets it or not.
 
   Raises:
-    UserError: no such file, a file without `get_config`, an unknown key, a wrong value.
+    UserError: no such file, a file that fails or has no `get_config`, an unknown key, a wrong
+      value.
   """
   file, _, arg = path.partition(":")
   if not Path(file).is_file():
     raise UserError(f"config file '{file}' not found; configs/ has examples")
   spec = importlib.util.spec_from_file_location("config_file", file)
+  if spec is None:
+    raise UserError(f"config file '{file}' is not a Python file: its name must end in .py")
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"config file '{file}' has no function get_config()")
   try:
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+      raise UserError(f"config file '{file}' has no function get_config()")
     changes = module.get_config(arg) if arg else module.get_config()
-  except AttributeError as e:  # a locked ConfigDict refuses a key
-    raise UserError(f"config file '{file}': {e}") from e
+  except UserError:
+    raise
+  except Exception as e:  # whatever the file's own code does wrong
+    lines = [f.lineno for f in traceback.extract_tb(e.__traceback__) if f.filename == file]
+    line = getattr(e, "lineno", None) or (lines[-1] if lines else None)
+    where = f"{file}:{line}" if line else file
+    raise UserError(f"config file {where}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+  if not isinstance(changes, Mapping | ml_collections.ConfigDict):
+    raise UserError(f"config file '{file}': get_config() must return a ConfigDict, got {changes!r}")
   return _override(config_lib.resolve(changes), overrides)
 
 
 def _override(config: ml_collections.ConfigDict, overrides: Sequence[str]
               ) -> ml_collections.ConfigDict:
   for text in overrides:
-    match = re.match(r"--(no)?config\.([^=]+)", text)
+    match = _OVERRIDE.match(text)
     if match is None and text.startswith("-"):
       raise UserError(f"unknown flag '{text.split('=')[0]}': --help lists the flags, "
                       "and --config.KEY=VALUE sets a config key")

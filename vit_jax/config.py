@@ -7,7 +7,8 @@ A config file has a function `get_config()` that returns a `ConfigDict` with the
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -121,6 +122,9 @@ def _is_open(key: str) -> bool:
 
 def unknown_key(key: str) -> UserError:
   """Returns the error for a dotted key that `default()` does not have."""
+  if _is_open(key):
+    return UserError(f"config key '{key}' is not in the config file; add it there (below "
+                     f"'{key.split('.')[0]}' only what the file sets can be overridden)")
   known = [k for k, _ in flatten(default().to_dict())]
   near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
   if not near:  # a right key at a wrong level
@@ -133,7 +137,7 @@ def _merge(base: ml_collections.ConfigDict, changes: Mapping[str, Any], prefix: 
   for key, value in changes.items():
     path = f"{prefix}{key}"
     if path in OPEN_KEYS:
-      base[key] = ml_collections.ConfigDict(value)
+      base[key] = _open_group(path, value)
     elif key not in base:
       raise unknown_key(path)
     elif isinstance(base[key], ml_collections.ConfigDict):
@@ -146,6 +150,25 @@ def _merge(base: ml_collections.ConfigDict, changes: Mapping[str, Any], prefix: 
       except TypeError:
         kind = base.get_type(key).__name__
         raise UserError(f"config key '{path}' must be of type {kind}, got {value!r}") from None
+
+
+def _open_group(path: str, value: Any) -> ml_collections.ConfigDict:
+  """Checks a group of entries that the user names, each a group of keys."""
+  entries = value.items() if isinstance(value, Mapping) else [(None, value)]
+  for name, entry in entries:
+    if not isinstance(entry, Mapping) or not re.fullmatch(r"[\w-]+", name):
+      raise UserError(f"config key '{path}' must be a dict of name -> dict of keys, the names of "
+                      f"letters, digits, - and _; got {value!r}")
+  return ml_collections.ConfigDict(value)
+
+
+def _check_ranges(config: ml_collections.ConfigDict) -> None:
+  least = {"batch_size": 1, "accumulate": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0,
+           "data.image_size": 1, "data.num_threads": 0}
+  flat = dict(flatten(config.to_dict()))
+  for key, low in least.items():
+    if flat[key] < low:
+      raise UserError(f"config key '{key}' must be at least {low}, got {flat[key]}")
 
 
 def resolve(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -164,22 +187,38 @@ def resolve(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
   if isinstance(changes, ml_collections.ConfigDict):
     changes = changes.to_dict()
   _merge(config, changes, "")
+  _check_ranges(config)
   return config.lock()
 
 
-def rungs(config: ml_collections.ConfigDict) -> dict[str, ml_collections.ConfigDict]:
-  """Returns name -> config of every rung of the ladder (name "" for a config without one)."""
+def rungs(config: ml_collections.ConfigDict, last_word: Sequence[str] = ()
+          ) -> dict[str, ml_collections.ConfigDict]:
+  """Returns name -> config of every rung of the ladder (name "" for a config without one).
+
+  Args:
+    config: with the keys that all rungs share, and the ladder.
+    last_word: dotted keys whose value in `config` wins over that of any rung.
+
+  Raises:
+    UserError: a rung sets an unknown key, or a ladder of its own.
+  """
   base = config.to_dict()
   ladder = base.pop("ladder")
   if not ladder:
     return {"": config}
   out = {}
   for name, changes in ladder.items():
-    if not isinstance(changes, Mapping):
-      raise UserError(f"config key 'ladder.{name}' must be a dict of the keys that it changes")
+    if "ladder" in changes:
+      raise UserError(f"config key 'ladder.{name}' cannot have a ladder of its own")
     rung = resolve(base).unlock()
     _merge(rung, changes, "")
-    out[name] = rung.lock()
+    for key in last_word:
+      *groups, leaf = key.split(".")
+      node, source = rung, config
+      for group in groups:
+        node, source = node[group], source[group]
+      node[leaf] = source[leaf]
+    out[name] = resolve(rung)
   return out
 
 
@@ -189,24 +228,28 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps(tree))
 
 
-def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
-  flat = dict(flatten(tree))
-  free = list(FREE_KEYS)
-  # The end of an open-ended trunk is no part of what its steps are; that of a single run is.
-  if flat["branches"] and flat["schedule.name"] in ("rsqrt", "constant"):
-    free.append("total_steps")
+def _has_open_end(flat: Mapping[str, Any]) -> bool:
+  """Whether a run's length is no part of what its steps are: a trunk's, not a single run's."""
+  return bool(flat.get("branches"))
+
+
+def _identity(flat: Mapping[str, Any], open_end: bool) -> dict[str, Any]:
+  free = (*FREE_KEYS, "total_steps") if open_end else FREE_KEYS
   return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
 
 
 def config_hash(config: ml_collections.ConfigDict) -> str:
   """Returns 12 hex digits over all keys that alter what is computed."""
-  text = json.dumps(_identity(to_json(config)), sort_keys=True)
+  flat = dict(flatten(to_json(config)))
+  text = json.dumps(_identity(flat, _has_open_end(flat)), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """Lists 'key: old -> new' of all keys in which two JSON configs describe different runs."""
-  a, b = _identity(old), _identity(new)
+  a, b = dict(flatten(old)), dict(flatten(new))
+  open_end = _has_open_end(a) and _has_open_end(b)
+  a, b = _identity(a, open_end), _identity(b, open_end)
   unset = "(not there)"
   return [f"{k}: {a.get(k, unset)!r} -> {b.get(k, unset)!r}"
           for k in sorted(a.keys() | b.keys()) if a.get(k, unset) != b.get(k, unset)]

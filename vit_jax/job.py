@@ -16,8 +16,9 @@ from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import pipeline, sources
 from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
+from vit_jax.errors import UserError
 from vit_jax.optim import schedules
-from vit_jax.progress import gib, si
+from vit_jax.progress import gib, print_once, si
 
 # Parameters of scanned layers: their leading axis is the depth, no axis of a matrix.
 STACKED = r"(.*/)?blocks/.*"
@@ -105,27 +106,28 @@ class Job:
     sharding = parallel.batch_sharding(self.mesh)
     shapes = {k: jax.ShapeDtypeStruct((self.config.batch_size, *np.shape(v)[1:]), v.dtype,
                                       sharding=sharding) for k, v in batch.items()}
+    print_once(self._describe())
     compiled = jitted.lower(self.target, shapes).compile()
-    if jax.process_index() == 0:
-      print(self._describe(compiled), flush=True)
-    return compiled
-
-  def _describe(self, compiled: Any) -> str:
-    """Returns what a person wants to know before the first step."""
-    size = self.config.data.image_size
     memory = compiled.memory_analysis()
-    need = ""
     if memory is not None:
       peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
               - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
-      need = f", {gib(peak)} per device in a step"
+      print_once(f"  compiled: {gib(peak)} per device in a step")
+    return compiled
+
+  def _describe(self) -> str:
+    """Returns what a person wants to know before the first step."""
+    size = self.config.data.image_size
+    total = state_lib.num_bytes(self.target)
+    own = state_lib.num_bytes(jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), self.target))
     return (f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
             f"{si(self.num_params)} parameters, {si(self.flops_per_image, 'FLOPs')} per image "
             f"(forward)\n  {self.mesh.size} x {jax.devices()[0].device_kind} "
             f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
             f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
-            f"{self.config.accumulate} micro-batch(es)); memory: state "
-            f"{gib(state_lib.num_bytes(self.target))} in all{need}"
+            f"{self.config.accumulate} micro-batch(es)); state: {gib(total)} in all, "
+            f"{gib(own)} per device"
             + "".join(f"\n  note: {note}" for note in self.fingerprint.notes))
 
 
@@ -151,6 +153,10 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   """
   plan = branches.plan(config.branches, config.cooldown, config.total_steps)
   make_schedule(config)
+  schedules.check_cooldown(config.cooldown_shape)
+  if plan.branches and not schedules.is_horizon_free(config.schedule.name):
+    raise UserError(f"config.schedule.name='{config.schedule.name}' decays towards its own end, so "
+                    "it cannot be the trunk of config.branches: use rsqrt or constant")
   mesh = parallel.make_mesh(**config.mesh)
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
 

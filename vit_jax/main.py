@@ -11,14 +11,15 @@ The same command again continues where it stopped, and does nothing that is done
 
 import argparse
 import logging
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 from vit_jax import branches, cli, parallel, signals, summary, train
-from vit_jax import config as config_lib
 from vit_jax.errors import UserError
+from vit_jax.progress import print_once
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,12 +50,13 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
   args, overrides = parser().parse_known_args(argv)
   logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-  config = cli.load_config(args.config, overrides)
-  rungs = config_lib.rungs(config)
+  rungs = cli.load_rungs(args.config, overrides)
   if args.rung is not None:
     if args.rung not in rungs:
-      raise UserError(f"--rung {args.rung}: the ladder has {', '.join(rungs)}")
+      known = ", ".join(filter(None, rungs)) or "none: the config has no ladder"
+      raise UserError(f"--rung {args.rung}: the rungs are {known}")
     rungs = {args.rung: rungs[args.rung]}
+  root = args.workdir.resolve().name
   runs = {name: (rung, args.workdir / name,
                  branches.plan(rung.branches, rung.cooldown, rung.total_steps))
           for name, rung in rungs.items()}
@@ -65,21 +67,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
   parallel.initialize(args.coordinator, args.num_processes, args.process_id)
   failed = []
-  for name, (rung, workdir, _) in runs.items():
-    try:
-      train.run(rung, workdir, "/".join(p for p in (args.workdir.resolve().name, name) if p),
-                args.branch)
-    except train.Diverged as e:
-      if len(runs) == 1:
-        raise
-      failed.append(f"{name}: {e}")
-    except signals.Interrupted as e:
-      train.print_once(str(e))
-      return 0
+  with signals.catch() as stop_flag:
+    # All of them first: a mistake in the last rung should not show after the others have trained.
+    jobs = {name: train.prepare(rung, workdir, "/".join(filter(None, (root, name))), args.branch)
+            for name, (rung, workdir, _) in runs.items()}
+    for name, job in jobs.items():
+      try:
+        train.execute(job, runs[name][1], stop_flag, args.branch)
+      except train.Diverged as e:
+        failed.append(f"{job.name}: {e}")
+      except signals.Interrupted as e:
+        print_once(str(e))
+        return 0 if e.signum == signal.SIGTERM else 130
   if jax.process_index() == 0:
     summary.show({workdir: plan for _, workdir, plan in runs.values()})
   if failed:
-    raise UserError(f"{len(failed)} of {len(runs)} rungs stopped: {'; '.join(failed)}")
+    raise UserError("; ".join(failed))
   return 0
 
 

@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vit_jax.errors import UserError
+
 SCHEMA = 1
 FILE_NAME = "measurements.jsonl"
 
@@ -56,7 +58,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
   A last line without a newline is what a killed process was writing: it is left out.
 
   Raises:
-    ValueError: a line that is not JSON, named by file and line.
+    UserError: a line that is not JSON, named by file and line.
   """
   path = Path(directory) / FILE_NAME
   if not path.exists():
@@ -68,7 +70,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
       try:
         records.append(json.loads(line))
       except json.JSONDecodeError as e:
-        raise ValueError(f"{path}:{number}: not a JSON line ({e.msg})") from e
+        raise UserError(f"{path}:{number} is not a JSON line ({e.msg}): mend or remove it") from e
   return records
 
 

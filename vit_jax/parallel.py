@@ -21,7 +21,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
   """Joins the processes of a multi-host run; does nothing for a single process.
 
   The flags win; else the environment decides: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES
-  and JAX_PROCESS_ID), Slurm with several tasks, or a TPU pod.
+  and JAX_PROCESS_ID), a Slurm step (srun) of several tasks, or a TPU pod.
 
   Raises:
     UserError: only some of the three flags are given.
@@ -36,7 +36,9 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
     number, rank = env.get("JAX_NUM_PROCESSES"), env.get("JAX_PROCESS_ID")
     jax.distributed.initialize(num_processes=int(number) if number else None,
                                process_id=int(rank) if rank else None)
-  elif int(env.get("SLURM_NTASKS", 1)) > 1 or "," in env.get("TPU_WORKER_HOSTNAMES", ""):
+  # Inside `srun`, that is: a batch script alone has the number of tasks as well.
+  elif ("SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1
+        or "," in env.get("TPU_WORKER_HOSTNAMES", "")):
     jax.distributed.initialize()
 
 

@@ -32,8 +32,16 @@ def si(value: float, unit: str = "") -> str:
 
 
 def gib(value: float) -> str:
-  """Returns bytes as MiB or GiB."""
+  """Returns bytes as KiB, MiB or GiB."""
+  if value < 2**20:
+    return f"{value / 2**10:.0f} KiB"
   return f"{value / 2**20:.0f} MiB" if value < 2**30 else f"{value / 2**30:.2f} GiB"
+
+
+def print_once(text: str) -> None:
+  """Prints on process 0."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
 
 
 def memory_in_use() -> str:
@@ -62,7 +70,7 @@ class Reporter:
       self._bar = Progress(
           TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
           TimeRemainingColumn(compact=True), TextColumn("{task.fields[stats]}"),
-          console=Console(stderr=True), transient=True)
+          console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
       self._task = self._bar.add_task(name, total=stop, completed=start, stats="")
 
   def __enter__(self) -> "Reporter":

@@ -29,11 +29,17 @@ def lock(directory: Path) -> Iterator[None]:
 
   Raises:
     Locked: another process holds it.
+    UserError: the directory cannot be made or written.
   """
-  fd = None
+  fd, problem = None, None
   if jax.process_index() == 0:
-    directory.mkdir(parents=True, exist_ok=True)
-    fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+      directory.mkdir(parents=True, exist_ok=True)
+      fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+      problem = f"cannot write to run directory {directory} ({e.strerror}): give another --workdir"
+  if not parallel.all_agree(problem is None):
+    raise UserError(problem or f"process 0 cannot write to run directory {directory}")
   try:
     held = fd is None or _try_lock(fd)
     if not parallel.all_agree(held):

@@ -15,19 +15,22 @@ class Interrupted(Exception):  # noqa: N818  (no error: the run was asked to sto
   def __init__(self, signum: int, step: int) -> None:
     """Remembers which signal, and the step that was saved."""
     self.signum, self.step = signum, step
-    super().__init__(f"{signal.Signals(signum).name} received: saved at step {step}; "
-                     "the same command continues from there")
+    saved = f"saved at step {step}" if step else "nothing to save yet"
+    super().__init__(f"{signal.Signals(signum).name} received: {saved}; the same command continues "
+                     "from there")
 
 
 class StopFlag:
   """Whether a signal has asked this run to stop."""
 
   signum: int | None = None
+  _asked = 0  # JAX wants a count that only grows; steps start anew with each branch
 
-  def requested(self, step: int) -> bool:
-    """Whether to stop after `step` steps; all processes of a run get the same answer."""
+  def requested(self) -> bool:
+    """Whether to stop; all processes get the same answer, for they ask equally often."""
     if jax.process_count() > 1:
-      if multihost_utils.reached_preemption_sync_point(step):
+      self._asked += 1
+      if multihost_utils.reached_preemption_sync_point(self._asked):
         self.signum = self.signum or signal.SIGTERM
         return True
       return False

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import optax
 from tensorboardX import SummaryWriter
 
 from vit_jax import job as job_lib
@@ -21,18 +21,12 @@ from vit_jax.branches import Window
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
 from vit_jax.job import Job
-from vit_jax.progress import Reporter
+from vit_jax.progress import Reporter, print_once
 from vit_jax.state import TrainState
 
 # Steps that may be under way on the devices: enough to keep them busy, few enough that their
 # batches fit.
 MAX_STEPS_AHEAD = 4
-
-
-def print_once(text: str) -> None:
-  """Prints on process 0."""
-  if jax.process_index() == 0:
-    print(text, flush=True)
 
 
 @contextmanager
@@ -46,7 +40,14 @@ def _events(directory: Path) -> Iterator[SummaryWriter | None]:
 
 
 class Diverged(UserError):
-  """The loss or the gradient is no longer finite."""
+  """The loss, the gradient or the parameters are no longer finite."""
+
+  def __init__(self, what: str, last_good: int) -> None:
+    """Remembers the step of the last checkpoint, whose parameters are finite."""
+    self.last_good = last_good
+    kept = f"its checkpoint at step {last_good} is kept" if last_good else "it had none to keep"
+    super().__init__(f"{what}: the run stops, {kept}; lower the learning rate or lengthen the "
+                     "warm-up, in a new --workdir")
 
 
 def branch_directory(workdir: Path, step: int) -> Path:
@@ -69,6 +70,16 @@ def run(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int
       checkpoint.
     signals.Interrupted: SIGTERM or Ctrl-C, after saving.
   """
+  with signals.catch() as stop_flag:
+    execute(prepare(config, workdir, name, branch), workdir, stop_flag, branch)
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int | None = None
+            ) -> Job:
+  """Builds a run and checks it against its directory, before anything is trained or written.
+
+  Args and errors: see `run`.
+  """
   rundir.check_config(workdir, config)
   job = job_lib.build(config, name)
   if branch is not None:
@@ -76,18 +87,32 @@ def run(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int
       raise UserError(f"--branch {branch} is none of config.branches={tuple(config.branches)}")
     if not (workdir / rundir.CONFIG_FILE).exists():
       raise UserError(f"{workdir} holds no trunk to branch off: run without --branch first")
-    with signals.catch() as stop_flag:
-      _run_branch(job, workdir, branch, stop_flag)
-    return
+  return job
 
-  with rundir.lock(workdir), signals.catch() as stop_flag:
-    rundir.write_config(workdir, config)
-    _train_segment(job, workdir, job.plan.trunk, job.plan.trunk_steps, stop_flag)
-    for step in job.plan.branches:
+
+def execute(job: Job, workdir: Path, stop_flag: signals.StopFlag, branch: int | None = None
+            ) -> None:
+  """Trains what `prepare` has built; see `run`."""
+  if branch is not None:
+    _run_branch(job, workdir, branch, stop_flag)
+    return
+  with rundir.lock(workdir):
+    rundir.check_config(workdir, job.config)  # again: another process may have been faster
+    rundir.write_config(workdir, job.config)
+    diverged = None
+    try:
+      _train_segment(job, workdir, job.plan.trunk, job.plan.trunk_steps, stop_flag)
+    except Diverged as e:
+      diverged = e  # the branches that leave the trunk before that step are still worth their while
+    for step, window in job.plan.branches.items():
+      if diverged and window.start > diverged.last_good:
+        continue
       try:
         _run_branch(job, workdir, step, stop_flag)
       except rundir.Locked as e:
-        print_once(f"{name}: branch {step} is left to the process that trains it ({e})")
+        print_once(f"{job.name}: branch {step} is left to the process that trains it ({e})")
+    if diverged:
+      raise diverged
 
 
 def _run_branch(job: Job, workdir: Path, step: int, stop_flag: signals.StopFlag) -> None:
@@ -127,18 +152,22 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
       clock = time.perf_counter()
       while True:
         # What a checkpoint or a measurement says must be about finite numbers.
-        stopping = stop_flag.requested(step)
+        stopping = stop_flag.requested()
         save = step > 0 and (step in forks or step == stop or stopping
                              or step % config.checkpoint_every == 0)
         names = due(step)
         if save or names:
-          _check_finite(pending, step)
+          _check_finite(pending, step, checkpoints)
           jax.block_until_ready(state)
           now = time.perf_counter()
           seconds += (now - clock) * jax.device_count()
+          if not np.isfinite(_norm(state.params)):
+            raise Diverged(f"{label}, step {step}: parameters that are not finite",
+                           checkpoints.latest() or 0)
           if save:
-            checkpoints.save(state, step, {"device_seconds": seconds,
-                                           "config_hash": job.config_hash})
+            checkpoints.save(state, step, {
+                "device_seconds": seconds, "config_hash": job.config_hash,
+                "data_sha256": job.fingerprint.sha256})
           if names:
             _measure(job, record, checkpoints, state, step, seconds, names,
                      branch=stop if is_branch else None, final=ends and step == stop)
@@ -156,7 +185,7 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
         if len(pending) > MAX_STEPS_AHEAD:
           jax.block_until_ready(pending[-MAX_STEPS_AHEAD]["loss"])
         if step % config.log_every == 0 or step == stop:
-          means = _check_finite(pending, step)
+          means = _check_finite(pending, step, checkpoints)
           pending = []
           for key, value in reporter.log(step, means).items():
             if events is not None:
@@ -171,9 +200,9 @@ def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | Non
   """Returns (state, its step, device seconds spent): resumed, forked off the trunk, or fresh."""
   latest = checkpoints.latest()
   if latest is not None:
-    state, meta = _restore(job, checkpoints, latest)
     print_once(f"{checkpoints.directory.parent}: continues at step {latest}")
-    return state.with_window(window), latest, meta["device_seconds"]
+    state, seconds = _restore(job, checkpoints, latest)
+    return state.with_window(window), latest, seconds
   if trunk is not None:
     source = Checkpoints(trunk, read_only=True)
     try:
@@ -183,23 +212,34 @@ def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | Non
         raise UserError(f"the branch of {window.end} steps starts at step {window.start}, but the "
                         f"trunk in {trunk} has only come to step {reached}: run the trunk on first")
       if fork is not None:
-        state, meta = _restore(job, source, fork)
         print_once(f"{checkpoints.directory.parent}: starts from step {fork} of {trunk}")
-        return state.with_window(window), fork, meta["device_seconds"]
+        state, seconds = _restore(job, source, fork)
+        return state.with_window(window), fork, seconds
     finally:
       source.close()
   return job.create_state().with_window(window), 0, 0.0
 
 
-def _restore(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
-  state, meta = checkpoints.restore(step, job.target)
-  if meta["config_hash"] != job.config_hash:
-    raise UserError(f"checkpoint {checkpoints.directory / str(step)} was made under another config "
-                    f"({meta['config_hash']}, this is {job.config_hash}): use a new --workdir")
-  return state, meta
+def _restore(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, float]:
+  """Returns a state and its device seconds.
+
+  Raises:
+    UserError: it was made under another config, from other images, or is damaged.
+  """
+  meta = checkpoints.meta(step)
+  for what, was, now in (("under another config", meta["config_hash"], job.config_hash),
+                         ("from other images", meta["data_sha256"], job.fingerprint.sha256)):
+    if was != now:
+      raise UserError(f"checkpoint {checkpoints.directory / str(step)} was made {what} ({was}, "
+                      f"now {now}): restore them, or use a new --workdir")
+  return checkpoints.restore(step, job.target), meta["device_seconds"]
 
 
-def _check_finite(pending: list[dict[str, jax.Array]], step: int) -> dict[str, float]:
+_norm = jax.jit(optax.tree.norm)
+
+
+def _check_finite(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints
+                  ) -> dict[str, float]:
   """Returns the mean loss and norm and the last rate of the last steps; waits for them.
 
   Raises:
@@ -212,9 +252,8 @@ def _check_finite(pending: list[dict[str, jax.Array]], step: int) -> dict[str, f
     if not (np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])):
       raise Diverged(
           f"step {step - len(rows) + i + 1}: loss {row['loss']:g}, gradient norm "
-          f"{row['grad_norm']:g}, learning rate {row['learning_rate']:g}: the run stops and its "
-          "last checkpoint is kept; lower the learning rate or lengthen the warm-up (in a new "
-          "--workdir)")
+          f"{row['grad_norm']:g}, learning rate {row['learning_rate']:g}",
+          checkpoints.latest() or 0)
   return {"loss": float(np.mean([r["loss"] for r in rows])),
           "grad_norm": float(np.mean([r["grad_norm"] for r in rows])),
           "learning_rate": float(rows[-1]["learning_rate"])}
@@ -229,7 +268,7 @@ def _measure(job: Job, record: measurements.Writer, checkpoints: Checkpoints, st
     metrics |= job.evaluators[name](state)
   for key, value in metrics.items():
     if not np.isfinite(value):
-      raise Diverged(f"step {step}: {key} is {value}: the run stops, its last checkpoint is kept")
+      raise Diverged(f"step {step}: {key} is {value}", checkpoints.latest() or 0)
   checkpoints.wait()
   config, device = job.config, jax.devices()[0]
   images = step * config.batch_size

@@ -33,7 +33,7 @@ def test_who_knows_the_glyphs_errs_on_the_known_share_only(spec):
   images, classes, _ = synthetic.clean(spec, "test")
   answers = _match(spec, images)
   assert np.mean(answers != classes) <= 0.001
-  source = synthetic.open_split(spec, "test")
+  source = synthetic.open_split(spec, "synthetic", "test")
   error = np.mean(answers != source.read(range(len(source)))[1])
   assert abs(error - source.info.irreducible_error) <= 0.001
   assert source.info.irreducible_error == pytest.approx(
@@ -62,7 +62,7 @@ def test_default_floor_is_exact_on_the_whole_test_split():
 
 
 def test_the_floor_of_a_slice_is_its_own():
-  whole = synthetic.open_split(_SMALL, "test")
+  whole = synthetic.open_split(_SMALL, "synthetic", "test")
   clean = synthetic.clean(_SMALL, "test")[1]
   name = "synthetic(train_size=6000, test_size=2000)"
   part = sources.load(name, "test[:10%]+test[1000:1100]")

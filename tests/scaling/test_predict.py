@@ -50,6 +50,20 @@ def test_prediction_holds_the_truth_and_says_what_was_extrapolated(law_file, cap
     assert "WARNING" not in capsys.readouterr().out
 
 
+def test_one_model_is_extrapolated_as_a_learning_curve(tmp_path, capsys):
+    x = np.geomspace(1, 1e3, 30)
+    y = laws.DOUBLE(x, np.array([0.9, 0.7, 0.2, 20.0]))
+    y = y * np.exp(0.005 * np.random.default_rng(0).normal(size=30))
+    lines = ["train_flops,test_error", *(f"{a},{b}" for a, b in zip(x, y, strict=True))]
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    assert fit.main([str(tmp_path / "m.csv"), "--frontier", "all", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert predict.main([str(tmp_path / "law.json"), "--flops", "2e3", "--json"]) == 0
+    low, high = json.loads(capsys.readouterr().out)["prediction"]["curve"]["interval"]
+    assert low < laws.DOUBLE(np.array([2e3]), np.array([0.9, 0.7, 0.2, 20.0]))[0] < high
+    assert high / low < 1.1
+
+
 def test_required_compute_inverts_the_law(law_file):
     loaded = lawfile.load(law_file)
     wanted = float(loaded(np.array(5e4)))

@@ -123,7 +123,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
     if len(parsed) != 1:
       raise UserError(f"data set {name!r} must be one call: synthetic(option=value)")
     spec = calls.apply(synthetic.Spec, parsed[0], "data set")
-    return _open(name, split, synthetic.SPLITS, functools.partial(synthetic.open_split, spec))
+    return _open(name, split, synthetic.SPLITS, functools.partial(synthetic.open_split, spec, name))
 
   directory = data_directory(data_dir)
   for folder in (Path(name).expanduser(), directory / name):

@@ -155,10 +155,13 @@ def _make(spec: Spec, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return images, noisy, noisy != labels
 
 
-def open_split(spec: Spec, split: str) -> SyntheticSource:
-  """Makes one split: a second or two for 65,536 images."""
+def open_split(spec: Spec, name: str, split: str) -> SyntheticSource:
+  """Makes one split, a second or two for 65,536 images.
+
+  It is called as it was asked for, since another spec is another data set.
+  """
   images, labels, wrong = _make(spec, split)
-  info = Info(name="synthetic", split=split, num_classes=spec.classes, size=len(labels),
+  info = Info(name=name, split=split, num_classes=spec.classes, size=len(labels),
               class_names=tuple(f"class {i}" for i in range(spec.classes)),
               irreducible_error=float(wrong.mean()))
   return SyntheticSource(info, images, labels, wrong)

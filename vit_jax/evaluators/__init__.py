@@ -19,6 +19,10 @@ class Evaluator(Protocol):
 
   every: int
 
+  def check(self) -> None:
+    """Reads one batch, so that mistakes show before training; raises a UserError."""
+    ...
+
   def __call__(self, state: TrainState) -> dict[str, float]:
     """Returns metric name -> value."""
     ...
@@ -28,19 +32,27 @@ def make(entries: Mapping[str, Mapping[str, Any]], context: Context) -> dict[str
   """Builds the evaluators of a config; their metrics are named `<entry>_<metric>`.
 
   Raises:
-    UserError: an unknown type or key (the nearest known one is named).
+    UserError: no entry, an unknown type or key (the nearest known one is named), or data that
+      cannot be read.
   """
+  if not entries:
+    raise UserError("config.evaluators is empty: the run would leave no measurement")
   return {name: _make_one(name, dict(entry), context) for name, entry in entries.items()}
 
 
 def _make_one(name: str, entry: dict[str, Any], context: Context) -> Evaluator:
   where = f"config.evaluators.{name}"
   kind = entry.pop("type", None)
-  if kind not in TYPES:
+  if not isinstance(kind, str) or kind not in TYPES:
     raise UserError(f"{where}: unknown type {kind!r}; there are: {', '.join(TYPES)}")
   known = [f.name for f in dataclasses.fields(TYPES[kind]) if f.name not in ("name", "context")]
   for key in entry:
     if key not in known:
       near = difflib.get_close_matches(key, known, n=1, cutoff=0) or known
       raise UserError(f"{where}: unknown key '{key}'; did you mean '{near[0]}'?")
-  return TYPES[kind](name=name, context=context, **entry)
+  every = entry.get("every", 0)
+  if not isinstance(every, int) or every < 0:
+    raise UserError(f"{where}: every={every!r} must be a number of steps, 0 for the end only")
+  evaluator = TYPES[kind](name=name, context=context, **entry)
+  evaluator.check()
+  return evaluator

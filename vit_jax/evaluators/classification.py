@@ -1,16 +1,22 @@
 """Top-1 error and loss over every example of a split, each counted exactly once."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vit_jax import parallel
 from vit_jax.data import pipeline
+from vit_jax.errors import UserError
 from vit_jax.evaluators.context import Context
 from vit_jax.state import TrainState
+
+# Batches that may be under way on the devices: enough to keep them busy, few enough to fit.
+MAX_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +48,31 @@ class Classification:
 
     return jax.jit(sums, out_shardings=parallel.replicated(self.context.mesh))
 
-  def __call__(self, state: TrainState) -> dict[str, float]:
-    """Returns error (fraction), loss (nats per example) and the number of examples."""
+  def _batches(self) -> Iterator[dict[str, np.ndarray]]:
     size = -(-self.context.batch_size // self.context.mesh.size) * self.context.mesh.size
     data = self.context.data
-    batches = pipeline.eval_batches(
+    return pipeline.eval_batches(
         self._source, transforms=data.eval, batch_size=size, num_threads=data.num_threads,
         cache=data.cache, process_index=jax.process_index(), process_count=jax.process_count())
-    parts = [self._sums(state.variables, batch)
-             for batch in parallel.to_devices(batches, self.context.mesh)]
+
+  def check(self) -> None:
+    """Reads one batch.
+
+    Raises:
+      UserError: no such split, a wrong transform, or images of another size than the model's.
+    """
+    shape, size = next(self._batches())["image"].shape, self.context.data.image_size
+    if shape[1:3] != (size, size):
+      raise UserError(f"config.data.eval={self.context.data.eval!r} gives images of {shape[1]} x "
+                      f"{shape[2]} pixels, and config.data.image_size is {size}: resize or crop")
+
+  def __call__(self, state: TrainState) -> dict[str, float]:
+    """Returns error (fraction), loss (nats per example) and the number of examples."""
+    parts = []
+    for batch in parallel.to_devices(self._batches(), self.context.mesh):
+      parts.append(self._sums(state.variables, batch))
+      if len(parts) > MAX_AHEAD:
+        jax.block_until_ready(parts[-MAX_AHEAD])
     total = {k: sum(float(p[k]) for p in jax.device_get(parts)) for k in ("n", "wrong", "loss")}
     n = len(self._source)
     if total["n"] != n:

@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "momentum_dtype": "auto",
     "bf16_coefficient": False,  # round beta1 as the authors' code does; adafactor (its docstring)
     "weight_decay": decay.DEFAULT_GROUPS,  # (regex, value), first match wins; times learning rate
-    "clip_norm": 1.0,  # highest global norm of the gradient; 0 or None is off
+    "clip_norm": 1.0,  # highest global norm of the gradient; 0 is off
 }
 
 _SHARED = ("name", "weight_decay", "clip_norm", "momentum_dtype")

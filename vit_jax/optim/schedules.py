@@ -117,6 +117,12 @@ def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | f
   return schedule
 
 
+def check_cooldown(shape: str) -> None:
+  """Raises UserError unless the shape is one of `COOLDOWNS`."""
+  if shape not in COOLDOWNS:
+    raise options.unknown("cooldown shape", shape, COOLDOWNS)
+
+
 def cooldown(step: jax.typing.ArrayLike, start: jax.typing.ArrayLike, end: jax.typing.ArrayLike,
              shape: str = "linear") -> jax.Array:
   """Returns the factor that takes any schedule down to 0.
@@ -137,8 +143,7 @@ def cooldown(step: jax.typing.ArrayLike, start: jax.typing.ArrayLike, end: jax.t
   Raises:
     UserError: the shape is unknown.
   """
-  if shape not in COOLDOWNS:
-    raise options.unknown("cooldown shape", shape, COOLDOWNS)
+  check_cooldown(shape)
   step, start, end = (jnp.asarray(x, jnp.int32) for x in (step, start, end))
   # Clipped while still integers: step - NEVER does not overflow, for neither is negative.
   length = jnp.maximum(end - start, 1)
