@@ -70,6 +70,10 @@ class Law:
         """Returns d value / d parameter, [..., n, p]."""
         raise NotImplementedError
 
+    def linearise(self, x: Array, parameters: Array) -> tuple[Array, Array]:
+        """Returns value and Jacobian; laws that share work between them do both at once."""
+        return self(x, parameters), self.jacobian(x, parameters)
+
     def basis(self, x: Array, nonlinear: Array) -> Array:
         """Returns [..., n, k]: what each of the `linear` parameters multiplies."""
         raise NotImplementedError

@@ -118,21 +118,14 @@ class GuessingLaw(Law):
 
     def __call__(self, x: Array, parameters: Array) -> Array:
         beta, gamma, alpha, c, e0 = columns(parameters)
-        # With E = c + (e0 - c) sigmoid(z) the law reads
-        # log sigmoid(z) - alpha log sigmoid(-z) = target, monotone in z.
         span = np.maximum(e0 - c, 1e-300)
         target = np.log(beta) - gamma * np.log(x) - (1 - alpha) * np.log(span)
-        z = np.where(target < 0, target, target / alpha)
-        for _ in range(40):
-            value = -np.logaddexp(0, -z) + alpha * np.logaddexp(0, z) - target
-            share = 1 / (1 + np.exp(-np.clip(z, -700, 700)))
-            move = value / (1 - share + alpha * share)
-            z = z - np.clip(move, -4, 4)
-            if np.abs(move).max(initial=0) < 1e-13:
-                break
-        return c + span / (1 + np.exp(-np.clip(z, -700, 700)))
+        return c + span / (1 + np.exp(-np.clip(_logit(target, alpha), -700, 700)))
 
     def jacobian(self, x: Array, parameters: Array) -> Array:
+        return self.linearise(x, parameters)[1]
+
+    def linearise(self, x: Array, parameters: Array) -> tuple[Array, Array]:
         beta, _, alpha, c, e0 = columns(parameters)
         value = self(x, parameters)
         above = np.maximum(value - c, 1e-300)
@@ -140,7 +133,7 @@ class GuessingLaw(Law):
         slope = 1 / (1 / above + alpha / below)  # dE / d(log beta x^-gamma)
         parts = [slope / beta, -slope * np.log(x), slope * np.log(below), slope / above,
                  slope * alpha / below]
-        return np.stack(np.broadcast_arrays(*parts), axis=-1)
+        return value, np.stack(np.broadcast_arrays(*parts), axis=-1)
 
     def bounds(self, x: Array) -> tuple[Array, Array]:
         low = np.array([_TINY, 1e-3, 1e-3, 0.0, 1e-9])
@@ -163,6 +156,30 @@ class GuessingLaw(Law):
         out = np.array(parameters, dtype=np.float64)
         out[..., 0] *= unit ** out[..., 1]
         return out
+
+
+def _logit(target: Array, alpha: Array) -> Array:
+    """Solves log sigmoid(z) - alpha log sigmoid(-z) = target, to which M4 reduces for
+    E = c + (e0 - c) sigmoid(z).
+
+    The left side rises with a slope between 1 and alpha; Newton steps, entry by entry until each
+    stands still.
+    """
+    shape = np.broadcast_shapes(target.shape, alpha.shape)
+    goal, a = (np.broadcast_to(v, shape).ravel() for v in (target, alpha))
+    out = np.where(goal < 0, goal, goal / a)
+    left = np.flatnonzero(np.isfinite(out))
+    for _ in range(60):
+        z, rate = out[left], a[left]
+        tail = np.log1p(np.exp(-np.abs(z)))
+        above, below = np.maximum(z, 0) + tail, np.maximum(-z, 0) + tail
+        share = np.exp(-below)
+        move = (rate * above - below - goal[left]) / (1 - share + rate * share)
+        out[left] = z - np.clip(move, -4, 4)
+        left = left[np.abs(move) > 1e-12 * (1 + np.abs(z))]
+        if len(left) == 0:
+            break
+    return out.reshape(shape)
 
 
 class BrokenLaw(Law):

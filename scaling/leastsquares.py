@@ -151,8 +151,7 @@ def _linearise(
 ) -> tuple[Array, Array]:
     parameters = _from_search(z, positive)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        value = law(x, parameters)
-        jacobian = law.jacobian(x, parameters)
+        value, jacobian = law.linearise(x, parameters)
         jacobian = jacobian * np.where(positive, parameters, 1.0)[:, None, :]
         residual, slope = loss.residuals(value, jacobian, y)
     bad = ~np.isfinite(residual)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling import compare, decide, lawfile
+from scaling import compare, decide, extrapolate, lawfile
 from scaling.errors import DataError
 from scaling.result import Fit
 from scaling.words import figure, span
@@ -33,7 +33,8 @@ def at_scale(fit: Fit, x: float) -> dict[str, object]:
     Returns:
       "x"; "times_beyond_data"; "law" and "average", each {"y", "interval"}: the fitted law and
       the average of all forms by their error on left-out scales; "forms": the average's shares;
-      "allocation": see `scaling.decide.allocation`.
+      "curve", where all points are of one model: the same for a measurement, by
+      `scaling.extrapolate`; "allocation": see `scaling.decide.allocation`.
     """
     where = np.array([x])
     answer: dict[str, object] = {
@@ -41,6 +42,9 @@ def at_scale(fit: Fit, x: float) -> dict[str, object]:
         "law": {"y": float(fit(x)), "interval": _pair(fit.interval(where))},
         "allocation": decide.allocation(fit, x),
     }
+    if len(np.unique(fit.points.group)) == 1 and len(np.unique(fit.points.x)) >= 3:
+        curve = extrapolate.predict(fit.points.x, fit.points.y, where)
+        answer["curve"] = {"y": float(curve.y[0]), "interval": _pair((curve.low, curve.high))}
     kept = fit.frontier
     try:
         forms = compare.compare(fit.points.x[kept], fit.points.y[kept], fit.loss)
@@ -147,8 +151,9 @@ def _text(
         return lines
     beyond = answer["times_beyond_data"]
     lines.append(f"at {x_name} = {figure(answer['x'])}, {beyond:.2g} times the largest measured:")
-    for key, what in (("law", fit.law.formula), ("average", "average of forms")):
-        if answer[key]:
+    for key, what in (("law", fit.law.formula), ("average", "average of forms"),
+                      ("curve", "a measurement on this learning curve, law with drift")):
+        if answer.get(key):
             lines.append(f"  {y_name} {figure(answer[key]['y'])} "
                          f"(95%: {span(*answer[key]['interval'])})  {what}")
     if answer["average"]:

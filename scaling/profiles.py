@@ -133,7 +133,8 @@ def _candidates(problem: Problem, best: Array, index: int) -> Array:
     if name in problem.law.logarithmic:
         values = centre * np.exp(np.concatenate([-_OFFSETS[::-1], _OFFSETS]))
     else:
-        high = min(high, problem.y.max())
+        if name == problem.law.floor:
+            high = min(high, problem.y.max())
         span = _OFFSETS / _OFFSETS[-1] * (high - low)
         values = centre + np.concatenate([-span[::-1], span])
     return np.unique(np.clip(values, low, high))

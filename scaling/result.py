@@ -50,8 +50,13 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval, with and without the edges; 0 or inf where the data set no end."""
-        low = 0.0 if self.open_low else min(p.low for p in self._profiles)
+        """The 95% interval, with and without the edges; infinite where the data set no end.
+
+        A parameter that cannot be negative ends at 0.
+        """
+        low = min(p.low for p in self._profiles)
+        if self.open_low:
+            low = -math.inf if low < 0 else 0.0
         return low, math.inf if self.open_high else max(p.high for p in self._profiles)
 
     @property
@@ -138,9 +143,10 @@ class Fit:
                     self.law.floor: "the data do not show a floor",
                     "d": "the data do not reach the bend at small scale",
                 }.get(name, "the data set no lower end")
+                start = "from 0 up to" if low == 0 else "below"
                 sentences.append(
-                    f"{name} is not identified: {what}; anything from 0 to "
-                    f"{figure(high)} fits as well"
+                    f"{name} is not identified: {what}; anything {start} {figure(high)} "
+                    "fits as well"
                 )
             elif estimate.open_high:
                 sentences.append(
