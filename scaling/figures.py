@@ -1,4 +1,7 @@
-"""The figures behind a law: residuals, profiles, per-model curves and left-out points."""
+"""The figures behind a law: residuals, profiles, per-model curves and left-out points.
+
+Each function returns the figure, and writes it if a path is given.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scaling import laws, plot
 from scaling.compare import Candidate
 from scaling.errors import DataError
-from scaling.plot import plt
 from scaling.result import Fit
 from scaling.solution import Solution
 
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
 
-def residuals(fit: Fit, path: str | Path) -> None:
+def residuals(fit: Fit, path: str | Path | None = None) -> Figure:
     """Draws what the law leaves unexplained, against scale."""
     problem, kept = fit.solution.problem, fit.frontier
     x, y = fit.points.x[kept], fit.points.y[kept]
@@ -28,8 +32,9 @@ def residuals(fit: Fit, path: str | Path) -> None:
     factor = 100 if problem.loss.residual == "log" else 1
     unit = {"log": "measured above law (%)", "linear": "measured minus law",
             "binomial": "measured minus law, 2 arcsin sqrt"}[problem.loss.residual]
-    with plt.rc_context(plot.STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    with matplotlib.rc_context(plot.STYLE):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.subplots()
         scatter = factor * math.sqrt(fit.scatter.variance)
         axes.axhspan(-2 * scatter, 2 * scatter, color="0.9", zorder=0, label="±2 scatter")
         axes.axhline(0, color="black", linewidth=1)
@@ -41,17 +46,16 @@ def residuals(fit: Fit, path: str | Path) -> None:
         axes.set(xscale="log", xlabel=fit.points.names["x"],
                  ylabel=unit)
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        return plot.save(figure, path)
 
 
-def profiles(fit: Fit, path: str | Path) -> None:
+def profiles(fit: Fit, path: str | Path | None = None) -> Figure:
     """Draws the profile of every parameter; where it stays low, the data cannot tell."""
-    with plt.rc_context(plot.STYLE):
+    with matplotlib.rc_context(plot.STYLE):
         columns = min(4, len(fit.estimates))
         lines = -(-len(fit.estimates) // columns)
-        figure, grid = plt.subplots(lines, columns, figsize=(2.6 * columns, 2.5 * lines),
-                                    layout="constrained", squeeze=False)
+        figure = Figure(figsize=(2.6 * columns, 2.5 * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
         for axes, (name, estimate) in zip(grid.ravel(), fit.estimates.items(), strict=False):
             profile = estimate.profile
             near = profile.excess < 4 * min(profile.limit, 50)
@@ -73,15 +77,15 @@ def profiles(fit: Fit, path: str | Path) -> None:
         for axes in grid.ravel()[len(fit.estimates):]:
             axes.set_visible(False)
         grid[0, 0].set_ylabel("excess misfit (t²)")
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        return plot.save(figure, path)
 
 
-def models(fit: Fit, path: str | Path) -> None:
+def models(fit: Fit, path: str | Path | None = None) -> Figure:
     """Draws the curve of every model that has enough points, each under its own law."""
     points = fit.points
-    with plt.rc_context(plot.STYLE):
-        figure, axes = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+    with matplotlib.rc_context(plot.STYLE):
+        figure = Figure(figsize=(6.8, 4.2), layout="constrained")
+        axes = figure.subplots()
         for model, style in plot.model_styles(fit).items():
             mine = points.group == model
             x, y = points.x[mine], points.y[mine]
@@ -99,14 +103,16 @@ def models(fit: Fit, path: str | Path) -> None:
         axes.set_ylim(0.93 * points.y.min(), 1.08 * points.y.max())
         plot.plain_ticks(axes)
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        return plot.save(figure, path)
 
 
-def left_out(fit: Fit, candidates: Sequence[Candidate], path: str | Path) -> None:
+def left_out(
+    fit: Fit, candidates: Sequence[Candidate], path: str | Path | None = None
+) -> Figure:
     """Draws predictions of the left-out largest scales against what was measured there."""
-    with plt.rc_context(plot.STYLE):
-        figure, (curve, ratio) = plt.subplots(1, 2, figsize=(9.2, 3.6), layout="constrained")
+    with matplotlib.rc_context(plot.STYLE):
+        figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+        curve, ratio = figure.subplots(1, 2)
         kept = fit.frontier
         curve.scatter(fit.points.x[kept], fit.points.y[kept], s=22, color="black", zorder=3,
                       label="measured")
@@ -132,5 +138,4 @@ def left_out(fit: Fit, candidates: Sequence[Candidate], path: str | Path) -> Non
         ratio.set(xlabel=f"measured {names['y']}", ylabel="predicted / measured",
                   title="all left-out predictions")
         ratio.legend(fontsize=7, frameon=False)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        return plot.save(figure, path)

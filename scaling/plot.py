@@ -8,12 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scaling.result import Fit
@@ -37,21 +34,22 @@ def model_styles(fit: Fit) -> dict[str, dict[str, str]]:
 
 def law(
     fit: Fit,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     truth: dict[str, float] | None = None,
     forecast: dict[str, object] | None = None,
-) -> None:
-    """Draws points per model, frontier, curve, band, floor and forecast to a file.
+) -> Figure:
+    """Draws points per model, frontier, curve, band, floor and forecast.
 
     Args:
       fit: the fitted law.
-      path: .png, .pdf or .svg.
+      path: .png, .pdf or .svg to write; None: only return the figure.
       truth: known parameters; a known floor is drawn.
       forecast: as in law.json; drawn with its interval.
     """
-    with plt.rc_context(STYLE):
-        canvas, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(7.2, 4.8), layout="constrained")
+        axes = canvas.subplots()
         _points(axes, fit)
         _curve(axes, fit, forecast, truth or {})
         axes.set(xscale="log", yscale="log", xlabel=fit.points.names["x"],
@@ -60,8 +58,14 @@ def law(
         axes.set_title(_title(fit), fontsize=10)
         axes.legend(fontsize=8, ncols=2 if len(axes.get_legend_handles_labels()[0]) > 9 else 1,
                     frameon=False)
+        return save(canvas, path)
+
+
+def save(canvas: Figure, path: str | Path | None) -> Figure:
+    """Writes a figure if there is a path, and returns it."""
+    if path is not None:
         canvas.savefig(path, dpi=150)
-        plt.close(canvas)
+    return canvas
 
 
 def _points(axes: Axes, fit: Fit) -> None:

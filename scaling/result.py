@@ -168,6 +168,7 @@ class Fit:
                 k: e.bootstrap and list(e.bootstrap) for k, e in self.estimates.items()
             },
             "identified": {k: e.identified for k, e in self.estimates.items()},
+            "profiles": {k: _profile(e.profile) for k, e in self.estimates.items()},
             "level": 0.95,
             "residual": self.loss.residual,
             "huber": self.loss.huber,
@@ -205,6 +206,14 @@ class Fit:
 
 def _finite(interval: tuple[float, float]) -> list[float | None]:
     return [end if math.isfinite(end) else None for end in interval]
+
+
+def _profile(profile: profiles.Profile) -> dict[str, object]:
+    """Values and excess misfit; the interval holds the values whose excess is below the limit."""
+    return {
+        "values": profile.values.tolist(), "excess": profile.excess.tolist(),
+        "limit": profile.limit if math.isfinite(profile.limit) else None,
+    }
 
 
 def _version(package: str) -> str:
