@@ -16,6 +16,9 @@ In a notebook:
     True
     >>> bool(abs(result(1e21) - 0.12) < 0.01)
     True
+
+`print(scaling.summary.text(result))` shows all of it in words, `scaling.plot.law(result)` as a
+figure.
 """
 
 from __future__ import annotations
@@ -117,6 +120,7 @@ def of_points(
     notes.append(summary.used(points, kept, variant))
     if interior:
         notes.append(summary.edges(points, kept, core))
+    notes += [end for end in [summary.ending(points, kept)] if end and variant != "all"]
     if draws and draws.runs < bootstrap.FEW_RUNS:
         notes.append(
             f"the bootstrap had only {draws.runs} runs to draw from: trust the profile intervals"

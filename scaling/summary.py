@@ -31,7 +31,25 @@ def edges(points: Points, kept: Array, core: Array) -> str:
     )
 
 
-def text(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
+def ending(points: Points, kept: Array) -> str | None:
+    """Warns if the frontier ends with the longest run of the largest model, as grids make it."""
+    models = np.unique(points.group)
+    last = points.group[kept[-1]]
+    mine = points.group == last
+    cheapest = {model: points.x[points.group == model].min() for model in models}
+    if len(models) < 2 or cheapest[last] < max(cheapest.values()):
+        return None
+    if points.x[kept[-1]] < points.x[mine].max():
+        return None
+    return (
+        f"the frontier ends with the longest run of the largest model ({last}): a larger model "
+        "might already be better there, so the law's end is the grid's"
+    )
+
+
+def text(
+    fit: Fit, truth: dict[str, float] | None = None, forecast: dict[str, object] | None = None
+) -> str:
     """Returns what the command prints: data, parameters, findings, forecast.
 
     Args:
@@ -53,11 +71,13 @@ def text(fit: Fit, truth: dict[str, float], forecast: dict[str, object]) -> str:
     if fit.left_out_error is not None:
         lines.append(f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
                      f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%")
-    for name, value in truth.items():
+    for name, value in (truth or {}).items():
         low, high = fit.estimates[name].interval
         inside = "inside" if low <= value <= high else "OUTSIDE"
         lines.append(f"  known {name} = {words.figure(value)}: fitted "
                      f"{words.figure(fit.estimates[name].value)}, truth {inside} the 95% interval")
+    if forecast is None:
+        return "\n".join(lines)
     low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
     lines += ["", f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
               f"({forecast['times_beyond_data']:.1f} times the largest measured): "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import scaling.fit
-from scaling import fit, laws
+from scaling import fit, laws, summary
 from scaling.errors import DataError
 
 TRUTH = np.array([0.6, 0.3, 0.12, 0.5])
@@ -121,6 +121,21 @@ def test_edges_of_the_grid_widen_the_interval():
     assert low < with_edges.estimates["c"].profile.low
     assert low <= TRUTH[2] <= high
     assert any("grid's edge" in note for note in with_edges.notes)
+
+
+def test_frontier_that_ends_with_the_grid_is_told():
+    x, y = curve(12)
+    group = np.repeat(["s", "m", "l"], 4)
+    told = fit.law(x, y, group=group).notes
+    assert any("ends with the longest run of the largest model (l)" in note for note in told)
+    worse = np.append(x, 3 * x[-1]), np.append(y, 1.5 * y[-1]), np.append(group, "l")
+    assert not any("ends with" in note for note in fit.law(*worse[:2], group=worse[2]).notes)
+
+
+def test_summary_in_a_notebook_needs_no_forecast():
+    text = summary.text(fit.law(*curve()))
+    assert "95% interval" in text
+    assert "forecast" not in text
 
 
 def test_command_writes_law_and_figure(tmp_path, capsys):
