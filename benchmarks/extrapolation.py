@@ -8,7 +8,7 @@ The file has the layout of the benchmark of arXiv 2209.06640: columns curve, See
 Training (1: may be fitted; 0: to be predicted, never shown to a fit). The score of a curve is the
 RMS of log prediction - log loss over its points with Training = 0. Prints each curve's score, the
 geometric mean, failures and seconds per curve; with peers, also how often each of them is beaten.
-Run with OMP_NUM_THREADS=1 on a busy machine: the matrices are small, and threads wait for each other.
+Run with OMP_NUM_THREADS=1 on a busy machine: the matrices are small, threads only wait.
 """
 
 import argparse
