@@ -50,15 +50,15 @@ def main() -> None:
   p.add_argument("--steps", type=int, default=20)
   p.add_argument("--rounds", type=int, default=3)
   args = p.parse_args()
-  warmup = 3  # the first measurement marks the steady state
-  total = warmup + args.steps
+  # Measured twice, at the middle and at the end: the second half is the steady state.
   config = config_lib.resolve(dict(
-      total_steps=total, batch_size=args.batch, log_every=10,
+      total_steps=2 * args.steps, batch_size=args.batch, log_every=10,
       model=dict(name="ViT-mu/4", width=args.width, depth=args.depth, mlp_dim=4 * args.width,
                  num_heads=max(1, args.width // 64), scan=True),
       data=dict(name="synthetic(size=32, train_size=8192)", image_size=32, split="train",
                 train="random_crop(32, pad=4)|flip|value_range(-1, 1)"),
-      evaluators=dict(test=dict(type="classification", split="test[:8]", every=warmup))))
+      evaluators=dict(test=dict(type="classification", split="test[:8]",
+                               every=args.steps))))
   job = job_lib.build(config, "benchmark")
   pairs = []
   for i in range(args.rounds):

@@ -50,7 +50,7 @@ def test_command_end_to_end(tmp_path):
     (["--config.branches=20", "--config.total_steps=10"],
      "branch 20 starts at step 15, beyond the trunk's end at 10"),
     (["--branch", "7"], "--branch 7 is none of"),
-    (["--config.evaluators.test.type=nope"], "unknown type 'nope'"),
+    (["--config.evaluators.test.type=nope"], "unknown config.evaluators.test.type 'nope'"),
     (["--config.schedule.name=cosin"], "cosine"),
     (["--config.optimizer.name=adam"], "adamw"),
     (["--config.ladder.a.seed=3"], "'ladder.a.seed' is not in the config file"),

@@ -5,14 +5,13 @@ several classes at once). Label smoothing s replaces a target y by (1 - s) y + s
 al., 1512.00567, §7).
 """
 
-import difflib
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -92,9 +91,7 @@ def make(name: str, num_classes: int, label_smoothing: float = 0.0) -> Loss:
     UserError: an unknown name or a smoothing out of range.
   """
   if name not in _LOSSES:
-    near = difflib.get_close_matches(str(name), _LOSSES, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(names())}"
-    raise UserError(f"unknown loss '{name}': {hint}")
+    raise unknown("loss", name, _LOSSES)
   if not 0 <= label_smoothing < 1:
     raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
   xent = functools.partial(_LOSSES[name], label_smoothing=label_smoothing)

@@ -126,7 +126,7 @@ def test_a_seed_out_of_range(numbered):
 
 
 def test_a_wrong_transform_is_found_before_the_first_batch(numbered):
-  with pytest.raises(UserError, match="did you mean flip"):
+  with pytest.raises(UserError, match="did you mean 'flip'"):
     pipeline.train_batches(numbered(9), transforms="flipp", batch_size=3, seed=0)
 
 

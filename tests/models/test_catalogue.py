@@ -89,9 +89,9 @@ def test_unknown_names_say_the_nearest(name, hint):
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (dict(wdth=3), "ViT has no field 'wdth': did you mean 'width'?"),
-    (dict(droppath=0.1), "ViT has no field 'droppath': did you mean 'drop_path'?"),
-    (dict(parent=None), "ViT has no field 'parent'"),
+    (dict(wdth=3), "unknown field of ViT 'wdth': did you mean 'width'?"),
+    (dict(droppath=0.1), "unknown field of ViT 'droppath': did you mean 'drop_path'?"),
+    (dict(parent=None), "unknown field of ViT 'parent'"),
     (dict(width="64"), "model field width must be an integer, got '64'"),
     (dict(depth=True), "model field depth must be an integer, got True"),
     (dict(depth=0), "model field depth must be at least 1, got 0"),

@@ -9,7 +9,6 @@ To add one: a function that takes typed arguments and returns the operation, bel
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from vit_jax.data import calls, images
 from vit_jax.data.uniforms import uniforms
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 
 # (uint8 or float32 [H, W, C] or [n, H, W, C], float64 [draws] or [n, draws]) -> images
 Op = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -65,9 +64,7 @@ class Transform:
     for call in calls.parse(text, "transforms"):
       name = call[0]
       if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"unknown transform {name!r}: {hint}There are {', '.join(usages())}")
+        raise unknown("transform", name, _REGISTRY)
       entry = _REGISTRY[name]
       self._ops.append((name, calls.apply(entry.make, call, "transform"), entry))
 

@@ -1,11 +1,10 @@
 """What a model is worth: each evaluator is an entry of `config.evaluators`."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 from vit_jax.evaluators.classification import Classification
 from vit_jax.evaluators.context import Context
 from vit_jax.state import TrainState
@@ -44,12 +43,11 @@ def _make_one(name: str, entry: dict[str, Any], context: Context) -> Evaluator:
   where = f"config.evaluators.{name}"
   kind = entry.pop("type", None)
   if not isinstance(kind, str) or kind not in TYPES:
-    raise UserError(f"{where}: unknown type {kind!r}; there are: {', '.join(TYPES)}")
+    raise unknown(f"{where}.type", kind, TYPES)
   known = [f.name for f in dataclasses.fields(TYPES[kind]) if f.name not in ("name", "context")]
   for key in entry:
     if key not in known:
-      near = difflib.get_close_matches(key, known, n=1, cutoff=0) or known
-      raise UserError(f"{where}: unknown key '{key}'; did you mean '{near[0]}'?")
+      raise unknown(f"key of {where}", key, known)
   every = entry.get("every", 0)
   if not isinstance(every, int) or every < 0:
     raise UserError(f"{where}: every={every!r} must be a number of steps, 0 for the end only")

@@ -4,7 +4,6 @@ A field's annotation is `bool`, `int`, `float`, a `Literal`, or `Annotated[type,
 function `check(key, value)` that returns the value to use or raises UserError.
 """
 
-import difflib
 import inspect
 import math
 import numbers
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 
 Check = Callable[[str, Any], Any]
 
@@ -104,7 +103,5 @@ def check(module: type[nn.Module], values: Mapping[str, Any]) -> dict[str, Any]:
   checks = _checks(module)
   for key in values:
     if key not in checks:
-      near = difflib.get_close_matches(key, checks, n=1)
-      hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(checks))}"
-      raise UserError(f"{module.__name__} has no field '{key}': {hint}")
+      raise unknown(f"field of {module.__name__}", key, checks)
   return {key: checks[key](key, value) for key, value in values.items()}

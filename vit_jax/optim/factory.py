@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import optax
 
+from vit_jax.errors import unknown
 from vit_jax.optim import adafactor, decay, moments, options
 
 # Every option with its default. An option that the chosen optimiser does not use must stay at
@@ -53,11 +54,11 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
   changes = {key: value for key, value in config.items() if key != "learning_rate"}
   for key in changes:
     if key not in DEFAULTS:
-      raise options.unknown("optimizer option", key, DEFAULTS)
+      raise unknown("optimizer option", key, DEFAULTS)
   resolved = {**DEFAULTS, **changes}
   name = resolved["name"]
   if name not in _USES:
-    raise options.unknown("optimizer", name, _USES)
+    raise unknown("optimizer", name, _USES)
   options.refuse_unused("optimizer", name, _SHARED + _USES[name], resolved, DEFAULTS)
   for key in ("beta1", "beta2", "momentum"):
     options.check_range(key, resolved[key], 0.0, 1.0, open_high=True)
@@ -65,7 +66,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
   if resolved["clip_norm"] is not None:
     options.check_range("clip_norm", resolved["clip_norm"], 0.0)
   if resolved["momentum_dtype"] not in _MOMENTUM_DTYPES:
-    raise options.unknown("momentum_dtype", resolved["momentum_dtype"], _MOMENTUM_DTYPES)
+    raise unknown("momentum_dtype", resolved["momentum_dtype"], _MOMENTUM_DTYPES)
   if resolved["momentum_dtype"] == "auto":
     resolved["momentum_dtype"] = "bfloat16" if name == "adafactor" else "float32"
   return resolved

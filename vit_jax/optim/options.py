@@ -9,14 +9,6 @@ from typing import Any
 from vit_jax.errors import UserError
 
 
-def unknown(kind: str, name: Any, known: Iterable[str]) -> UserError:
-  """Returns the error for a name that is not among `known`, naming the nearest one."""
-  known = sorted(known)
-  near = difflib.get_close_matches(str(name), known, n=1)
-  hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(known)}"
-  return UserError(f"unknown {kind} '{name}': {hint}")
-
-
 def refuse_unused(kind: str, name: str, used: Iterable[str], options: Mapping[str, Any],
                   defaults: Mapping[str, Any]) -> None:
   """Raises UserError for an option that `name` does not read and that is not at its default.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from vit_jax.errors import UserError
+from vit_jax.errors import UserError, unknown
 from vit_jax.optim import options
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
@@ -42,7 +42,7 @@ def is_horizon_free(name: str) -> bool:
     UserError: the name is unknown.
   """
   if name not in _USES:
-    raise options.unknown("schedule", name, _USES)
+    raise unknown("schedule", name, _USES)
   return name in _HORIZON_FREE
 
 
@@ -120,7 +120,7 @@ def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | f
 def check_cooldown(shape: str) -> None:
   """Raises UserError unless the shape is one of `COOLDOWNS`."""
   if shape not in COOLDOWNS:
-    raise options.unknown("cooldown shape", shape, COOLDOWNS)
+    raise unknown("cooldown shape", shape, COOLDOWNS)
 
 
 def cooldown(step: jax.typing.ArrayLike, start: jax.typing.ArrayLike, end: jax.typing.ArrayLike,
