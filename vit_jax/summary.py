@@ -19,7 +19,7 @@ def finals(workdir: Path) -> list[dict]:
 
 def show(runs: dict[Path, Plan], console: Console | None = None) -> None:
   """Prints one table over runs (workdir -> plan), and what their branches saved."""
-  console = console or Console(width=110)
+  console = console or Console(width=124)  # as much as the table needs
   table = Table(title="Measurements", title_justify="left")
   for heading in ("run", "model", "parameters", "steps", "images seen", "train FLOPs",
                   "device time", "error", "loss"):
