@@ -163,7 +163,8 @@ def next_scale(points: Points, kept: Array) -> float:
     """Returns the scale of the next size up: one more of the last step between sizes.
 
     Each model leaves the frontier at some scale; the ratio between the last two of these ends,
-    applied to the last. With one model on the frontier: twice the largest scale.
+    applied to the last. With one model on the frontier: twice the largest scale. Never a scale
+    that some point, on the frontier or not, has reached already: then twice the largest of all.
     """
     ends: dict[str, float] = {}
     for index in kept:
@@ -171,7 +172,8 @@ def next_scale(points: Points, kept: Array) -> float:
         ends[name] = max(ends.get(name, 0.0), float(points.x[index]))
     last = sorted(ends.values())
     ratio = last[-1] / last[-2] if len(last) > 1 else 2.0
-    return last[-1] * max(ratio, 1.1)
+    scale, largest = last[-1] * max(ratio, 1.1), float(points.x.max())
+    return scale if scale > largest else 2 * largest
 
 
 def main(argv: Sequence[str] | None = None) -> int:

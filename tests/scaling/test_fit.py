@@ -191,3 +191,13 @@ def test_module_starts_without_jax_and_without_a_warning():
                           text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
+
+
+def test_the_forecast_lies_beyond_every_measurement():
+    """A larger model that is not yet worth its compute reaches further than the frontier."""
+    x = np.array([1.0, 2.0, 4.0, 8.0, 3.0, 6.0, 12.0, 100.0])
+    y = np.array([0.9, 0.8, 0.7, 0.62, 0.85, 0.65, 0.55, 0.6])
+    group = ["a"] * 4 + ["b"] * 3 + ["c"]
+    result = fit.law(x, y, group=group, resamples=0)
+    assert "c" not in set(result.points.group[result.frontier])
+    assert fit.next_scale(result.points, result.frontier) == 200.0
