@@ -8,19 +8,24 @@ The file has the layout of the benchmark of arXiv 2209.06640: columns curve, See
 Training (1: may be fitted; 0: to be predicted, never shown to a fit). The score of a curve is the
 RMS of log prediction - log loss over its points with Training = 0. Prints each curve's score, the
 geometric mean, failures and seconds per curve; with peers, also how often each of them is beaten.
-Run with OMP_NUM_THREADS=1 on a busy machine: the matrices are small, threads only wait.
+One thread: the matrices are small, and on a busy machine more threads only wait for each other.
 """
 
 import argparse
 import collections
 import csv
+import os
 import time
 
-import numpy as np
-from extrapolation_peers import PEERS
+# Read once, when NumPy loads its BLAS.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
 
-from scaling import extrapolate
-from scaling.errors import DataError
+import numpy as np  # noqa: E402
+from extrapolation_peers import PEERS  # noqa: E402
+
+from scaling import extrapolate  # noqa: E402
+from scaling.errors import DataError  # noqa: E402
 
 FAILURE = 1.0  # score of a curve that gave no finite prediction
 
