@@ -19,6 +19,7 @@ from scaling.compare import Candidate
 from scaling.errors import DataError
 from scaling.result import Fit
 from scaling.solution import Solution
+from scaling.words import label
 
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 
@@ -43,8 +44,7 @@ def residuals(fit: Fit, path: str | Path | None = None) -> Figure:
             if mine.any():
                 axes.scatter(x[mine], factor * left[mine], s=34, edgecolors="black",
                              linewidths=0.8, label=model, zorder=3, **style)
-        axes.set(xscale="log", xlabel=fit.points.names["x"],
-                 ylabel=unit)
+        axes.set(xscale="log", xlabel=label(fit.points.names["x"]), ylabel=unit)
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return plot.save(figure, path)
 
@@ -99,7 +99,8 @@ def models(fit: Fit, path: str | Path | None = None) -> Figure:
             axes.plot(fine, own(fine), color=style["color"], linewidth=1)
         fine = np.geomspace(points.x.min(), points.x.max(), 80)
         axes.plot(fine, fit(fine), color="black", linewidth=1.8, linestyle="--", label="the law")
-        axes.set(xscale="log", yscale="log", xlabel=points.names["x"], ylabel=points.names["y"])
+        axes.set(xscale="log", yscale="log", xlabel=label(points.names["x"]),
+                 ylabel=label(points.names["y"]))
         axes.set_ylim(0.93 * points.y.min(), 1.08 * points.y.max())
         plot.plain_ticks(axes)
         axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -130,12 +131,12 @@ def left_out(
             curve.axvspan(candidates[0].trials[-1].x.min() * 0.9, fit.points.x[kept].max() * 1.2,
                           color="0.92", zorder=0)
         names = fit.points.names
-        curve.set(xscale="log", yscale="log", xlabel=names["x"], ylabel=names["y"],
+        curve.set(xscale="log", yscale="log", xlabel=label(names["x"]), ylabel=label(names["y"]),
                   title="largest scales left out (shaded)")
         plot.plain_ticks(curve)
         curve.legend(fontsize=7, frameon=False)
         ratio.axhline(1, color="black", linewidth=1)
-        ratio.set(xlabel=f"measured {names['y']}", ylabel="predicted / measured",
+        ratio.set(xlabel=f"measured {label(names['y'])}", ylabel="predicted / measured",
                   title="all left-out predictions")
         ratio.legend(fontsize=7, frameon=False)
         return plot.save(figure, path)

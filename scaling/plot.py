@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scaling.result import Fit
-from scaling.words import figure, span
+from scaling.words import figure, label, span
 
 # Okabe & Ito's colours, dark and light alternating so that neighbours differ in grey as well.
 COLOURS = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#444")
@@ -52,8 +52,8 @@ def law(
         axes = canvas.subplots()
         _points(axes, fit)
         _curve(axes, fit, forecast, truth or {})
-        axes.set(xscale="log", yscale="log", xlabel=fit.points.names["x"],
-                 ylabel=fit.points.names["y"])
+        axes.set(xscale="log", yscale="log", xlabel=label(fit.points.names["x"]),
+                 ylabel=label(fit.points.names["y"]))
         plain_ticks(axes)
         axes.set_title(_title(fit), fontsize=10)
         axes.legend(fontsize=8, ncols=2 if len(axes.get_legend_handles_labels()[0]) > 9 else 1,

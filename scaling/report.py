@@ -142,7 +142,8 @@ def _figures(
         shown.append(show("What the law leaves unexplained. A pattern means a wrong form."))
         figures.profiles(fit, path)
         shown.append(show("Misfit with one parameter held: the interval ends where it crosses the "
-                          "dashed line; a curve that stays below it is not identified."))
+                          "dashed line; a curve that stays below it, with the "
+                          "frontier's edges (drawn) or without, is not identified."))
         figures.models(fit, path)
         shown.append(show("Each model's points under a saturating law of its own."))
         if candidates:

@@ -80,7 +80,7 @@ def text(
         return "\n".join(lines)
     low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
     lines += ["", f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
-              f"({forecast['times_beyond_data']:.1f} times the largest measured): "
+              f"({forecast['times_beyond_data']:.2g} times the largest measured): "
               f"{names_['y']} {words.figure(forecast['y'])}"
               + (f", 95% of measurements in {words.span(low, high)}" if known else "")]
     if forecast["times_beyond_data"] > 10:
