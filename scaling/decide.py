@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from scaling.lawform import Array
+from scaling.measurements import number
 from scaling.result import ALLOCATION, Fit
 from scaling.solution import Solution
 
@@ -78,7 +79,7 @@ def allocation(fit: Fit, x: float) -> dict[str, Allocation]:
     rows = [fit.points.rows[i] if fit.points.rows else {} for i in fit.frontier]
     scale = fit.points.x[fit.frontier]
     for name in ALLOCATION:
-        has = np.array([name in row and float(row[name]) > 0 for row in rows])
+        has = np.array([(number(row.get(name)) or 0) > 0 for row in rows])
         if has.sum() < 3:
             continue
         log_x = np.log(scale[has])

@@ -30,14 +30,22 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling import bootstrap, frontier, laws, measurements, summary
+from scaling import bootstrap, command, frontier, laws, measurements, summary
 from scaling.errors import DataError
 from scaling.estimate import Problem
 from scaling.lawform import Array, Law
 from scaling.leastsquares import RESIDUALS, Loss
-from scaling.points import Points, select
+from scaling.points import Points, listing, select
 from scaling.result import Estimate, Fit, names
 from scaling.solution import Solution
+
+_STEEPEST = 5.0  # beyond this a few points would hold all the weight
+_EXAMPLES = """\
+  python -m scaling.fit results/
+  python -m scaling.fit results/ --report --out analysis
+  python -m scaling.fit runs.csv --x gpu_hours --y top1 --convert percent-accuracy --group model
+  python -m scaling.fit runs.csv --x steps --y loss --where model=B/16 --frontier all
+"""
 
 
 def law(
@@ -63,7 +71,7 @@ def law(
       run: the training run of each point, [n]; None: as `group`, or each point its own.
       frontier: which points to fit: "envelope" (those that nothing cheaper matches), "hull",
         "binned" or "all"; see `scaling.frontier`.
-      residual: "log" or "linear".
+      residual: "log", "linear" or "binomial"; see `scaling.leastsquares.Loss`.
       huber: residuals beyond this count linearly; None: squares.
       emphasis: points weigh as x to this, so that above 0 the large scales decide.
       resamples: bootstrap draws; 0: none.
@@ -72,6 +80,9 @@ def law(
       DataError: the points cannot be fitted; the message says why.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    lengths = [len(v) for v in (x, y, group, run) if v is not None]
+    if len(set(lengths)) > 1:
+        raise DataError(f"x, y, group and run differ in length: {', '.join(map(str, lengths))}")
     single = np.arange(len(x)).astype(str)
     points = Points(
         x, y,
@@ -99,8 +110,16 @@ def of_points(
     """Fits a law to the frontier of points; see `law`."""
     chosen = laws.get(form)
     loss = loss or Loss()
+    _check(points, chosen, loss, emphasis, resamples)
     weights = (points.x / points.x.max()) ** emphasis
     kept = frontier.select(points.x, points.y, variant)
+    reached, least = len(np.unique(points.x[kept])), len(chosen.parameters)
+    if reached < least <= len(np.unique(points.x)):
+        raise DataError(
+            f"the frontier ({variant}) has {reached} of {len(points)} points, {chosen.formula} "
+            f"needs {least}: does {points.names['y']} fall as {points.names['x']} grows? else try "
+            "--frontier all or a smaller law"
+        )
     solution = Solution.of(chosen, points.x[kept], points.y[kept], weights[kept], loss)
     core = frontier.interior(kept, points.group, len(chosen.parameters) + 1)
     interior = None
@@ -131,6 +150,30 @@ def of_points(
     )
 
 
+def _check(
+    points: Points, chosen: Law, loss: Loss, emphasis: float, resamples: int
+) -> None:
+    """Raises a DataError for what no fit can use, naming the points."""
+    if chosen.variables != 1:
+        raise DataError(f"{chosen.name} is a law of two variables: see scaling.surfaces")
+    if not abs(emphasis) <= _STEEPEST:
+        raise DataError(f"emphasis {emphasis:g}: must lie within -{_STEEPEST:g} … {_STEEPEST:g}")
+    if resamples < 0:
+        raise DataError(f"bootstrap {resamples}: the number of resamples cannot be negative")
+    if len(points) == 0:
+        raise DataError("no points to fit")
+    if not (np.isfinite(points.x).all() and np.isfinite(points.y).all()):
+        raise DataError("x and y must be finite numbers")
+    if (points.x <= 0).any():
+        raise DataError("x must be positive")
+    zero = np.flatnonzero(points.y <= 0)
+    if loss.residual == "log" and len(zero):
+        raise DataError(
+            f"{listing([points.place[i] for i in zero])}: {points.names['y']} is not positive, log "
+            "residuals need that: drop those rows or use linear residuals (--residual linear)"
+        )
+
+
 def _bootstrap(
     points: Points, weights: Array, chosen: Law, loss: Loss, variant: str, resamples: int
 ) -> bootstrap.Draws | None:
@@ -156,6 +199,8 @@ def _left_out(problem: Problem) -> tuple[float | None, int]:
         return None, count
     parameters, _ = part.solve()
     value = problem.law(problem.x[left] / part.unit, parameters[0])
+    if (problem.y[left] <= 0).any():  # an error of exactly 0 has no relative error
+        return None, count
     return float(np.sqrt(np.mean(np.log(value / problem.y[left]) ** 2))), count
 
 
@@ -178,19 +223,13 @@ def next_scale(points: Points, kept: Array) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    options = _parser().parse_args(argv)
-    try:
-        _run(options)
-    except DataError as error:
-        print(f"scaling.fit: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(_parser(), _run, argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scaling.fit",
-        description="Fits a scaling law with 95% intervals; writes law.json and law.png.",
+def _parser() -> command.Parser:
+    parser = command.Parser(
+        "scaling.fit", "Fits a scaling law with 95% intervals; writes law.json and law.png.",
+        _EXAMPLES,
     )
     parser.add_argument("paths", nargs="+", help="directory of results, CSV or JSON lines")
     parser.add_argument("--x", help="column of the scale (default: train_flops)")
@@ -201,8 +240,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--convert", choices=("percent", "accuracy", "percent-accuracy"),
                         help="what y is, if not an error as a fraction")
     parser.add_argument("--law", default="double", choices=names(), help="default: double")
-    parser.add_argument("--frontier", default="envelope", choices=list(frontier.VARIANTS))
-    parser.add_argument("--residual", default="log", choices=RESIDUALS)
+    parser.add_argument("--frontier", default="envelope", choices=list(frontier.VARIANTS),
+                        help="points to fit: envelope, those that nothing cheaper matches "
+                        "(default); hull, its convex corners; binned, the best per bin of x; all")
+    parser.add_argument("--residual", default="log", choices=RESIDUALS,
+                        help="log: relative errors count, also at small scales (default); linear: "
+                        "absolute ones; binomial: as of errors counted on a test set. Constants "
+                        "that the data hold loosely move with this choice: compare")
     parser.add_argument("--huber", type=float, metavar="R",
                         help="residuals beyond R count linearly")
     parser.add_argument("--emphasis", type=float, default=0.0, metavar="G",
@@ -231,31 +275,41 @@ def _run(options: argparse.Namespace) -> None:
         resamples=options.bootstrap,
     )
     truth = _truth(options.truth, fit)
-    at = options.forecast or next_scale(points, fit.frontier)
+    at = next_scale(points, fit.frontier) if options.forecast is None else options.forecast
     forecast = _forecast(fit, at)
     print(summary.text(fit, truth, forecast))
     first = Path(options.paths[0])
     out = options.out or (first if first.is_dir() else Path())
+    try:
+        written = _write(fit, out, truth, forecast, options.report)
+    except OSError as error:
+        raise DataError(f"--out {out}: cannot write there ({error.strerror})") from error
+    print(f"\nwrote {', '.join(str(out / name) for name in written)}")
+
+
+def _write(
+    fit: Fit, out: Path, truth: dict[str, float], forecast: dict[str, object], full: bool
+) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     fit.save(out / "law.json", {"forecast": forecast, "truth": truth})
     from scaling import plot  # matplotlib takes a second to import
 
     plot.law(fit, out / "law.png", truth=truth, forecast=forecast)
     written = ["law.json", "law.png"]
-    if options.report:
+    if full:
         from scaling import report
 
         plot.law(fit, out / "law.pdf", truth=truth, forecast=forecast)
         report.write(fit, out / "report.html", truth=truth, forecast=forecast)
         written += ["law.pdf", "report.html"]
-    print(f"\nwrote {', '.join(str(out / name) for name in written)}")
+    return written
 
 
 def _truth(given: Sequence[str], fit: Fit) -> dict[str, float]:
     truth = {}
     for item in given:
         name, _, value = item.partition("=")
-        if name not in fit.estimates or measurements.number(value) is None:
+        if name not in fit.estimates or not measurements.is_finite(value):
             raise DataError(f"--truth {item}: write NAME=VALUE, one of {', '.join(fit.estimates)}")
         truth[name] = float(value)
     return truth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from scaling.errors import DataError
 from scaling.lawform import Array
 
 BINS = 4  # bins per factor of ten
@@ -56,6 +57,8 @@ def hull(x: Array, y: Array) -> Array:
       x: cost, [n].
       y: error, [n], positive.
     """
+    if (y <= 0).any():
+        raise DataError("the hull needs y > 0: choose another frontier (--frontier envelope)")
     kept: list[int] = []
     log_x, log_y = np.log(x), np.log(y)
     for i in envelope(x, y):
@@ -92,6 +95,8 @@ VARIANTS = {"envelope": envelope, "hull": hull, "binned": binned, "all": everyth
 
 def select(x: Array, y: Array, variant: str) -> Array:
     """Returns the indices of the points to fit, by a name of `VARIANTS`."""
+    if variant not in VARIANTS:
+        raise DataError(f"unknown frontier {variant!r} (known: {', '.join(VARIANTS)})")
     return VARIANTS[variant](x, y)
 
 

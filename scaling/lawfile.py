@@ -11,7 +11,7 @@ from scaling import fit
 from scaling.errors import DataError
 from scaling.leastsquares import Loss
 from scaling.points import Points
-from scaling.result import SCHEMA, Fit
+from scaling.result import ALLOCATION, SCHEMA, Fit
 
 
 def load(path: str | Path) -> Fit:
@@ -26,18 +26,32 @@ def load(path: str | Path) -> Fit:
         raise DataError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(law, dict) or law.get("schema") != SCHEMA:
+    schema = law.get("schema") if isinstance(law, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise DataError(f"{path}: schema {schema} is newer than {SCHEMA}: update vit-scaling")
+    if schema != SCHEMA:
         raise DataError(f"{path}: not a law.json of schema {SCHEMA}: write it with scaling.fit")
     try:
-        rows = law["data"]
-        points = Points(
-            np.array([row["x"] for row in rows], np.float64),
-            np.array([row["y"] for row in rows], np.float64),
-            np.array([row["group"] for row in rows]), np.array([row["run"] for row in rows]),
-            [row["place"] for row in rows], law["columns"], [], rows,
-        )
-        loss = Loss(law["residual"], law["huber"])
-        form, variant, emphasis = law["law"], law["frontier"], float(law["emphasis"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: incomplete ({error} is missing or of a wrong type)") from error
-    return fit.of_points(points, form=form, variant=variant, loss=loss, emphasis=emphasis)
+        return _refit(law)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise DataError(f"{path}: entry {error} is missing: write it with scaling.fit") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: an entry is of a wrong type ({error})") from error
+
+
+def _refit(law: dict) -> Fit:
+    rows, columns = law["data"], law["columns"]
+    points = Points(
+        np.array([row["x"] for row in rows], np.float64),
+        np.array([row["y"] for row in rows], np.float64),
+        np.array([str(row["group"]) for row in rows]), np.array([str(row["run"]) for row in rows]),
+        [str(row["place"]) for row in rows],
+        {name: str(columns[name]) for name in ("x", "y", "group")}, [],
+        [{k: float(row[k]) for k in ALLOCATION if k in row} for row in rows],
+    )
+    return fit.of_points(
+        points, form=law["law"], variant=law["frontier"],
+        loss=Loss(law["residual"], law["huber"]), emphasis=float(law["emphasis"]),
+    )

@@ -10,7 +10,9 @@ import dataclasses
 
 import numpy as np
 
+from scaling.errors import DataError
 from scaling.lawform import Array, Law
+from scaling.measurements import is_finite
 
 RESIDUALS = ("log", "linear", "binomial")
 _EDGE = 1e-9  # a fraction is kept this far from 0 and 1
@@ -25,10 +27,19 @@ class Loss:
         2 arcsin sqrt, whose variance is that of counting errors on a test set, 1 / images, at
         every error (Anscombe 1948).
       huber: residuals beyond this count linearly (same unit as the residual); None: squares.
+
+    Raises:
+      DataError: no such residual, or a threshold that is not positive.
     """
 
     residual: str = "log"
     huber: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.residual not in RESIDUALS:
+            raise DataError(f"unknown residual {self.residual!r} (known: {', '.join(RESIDUALS)})")
+        if self.huber is not None and not (is_finite(self.huber) and self.huber > 0):
+            raise DataError(f"huber {self.huber}: the threshold must be a positive number")
 
     def residuals(self, value: Array, jacobian: Array, y: Array) -> tuple[Array, Array]:
         """Returns residuals [..., n] and their Jacobian [..., n, p]."""

@@ -16,7 +16,7 @@ DEFAULT_X = "train_flops"
 DEFAULT_Y = "test_error"
 DEFAULT_GROUP = "model"
 # A law describes one quantity: rows of different kinds in these columns must be chosen between.
-KINDS = ("metric", "dataset", "task", "split")
+KINDS = ("metric", "dataset", "task", "split", "curve")
 _FRACTIONS = ("error", "err", "accuracy", "acc", "rate", "top1", "top5")
 _NAMED = 3  # how many offending lines a message names
 
@@ -75,13 +75,15 @@ def select(
     notes = list(table.notes)
     table = _filter(table, where)
     x, y = _column(table, x, DEFAULT_X, "x"), _column(table, y, DEFAULT_Y, "y")
+    if x == y:
+        raise DataError(f"{x!r} is both --x and --y: choose two columns")
     columns = table.columns()
     if group is not None and group not in columns:
         raise DataError(f"no column {group!r}{nearest(group, columns)} (--group)")
     group = group or (DEFAULT_GROUP if DEFAULT_GROUP in columns else None)
     table = table.where([x in row and y in row for row in table.rows])
     table = _final_only(table, notes)
-    _one_kind(table, x, y)
+    _one_kind(table, x, y, group)
     table = _usable(table, x, y, notes)
     values = np.array([number(row[y]) for row in table.rows], dtype=np.float64)
     values = _convert(values, y, convert)
@@ -146,10 +148,10 @@ def _final_only(table: Table, notes: list[str]) -> Table:
     return table
 
 
-def _one_kind(table: Table, x: str, y: str) -> None:
+def _one_kind(table: Table, x: str, y: str, group: str | None) -> None:
     kinds = [*KINDS, "device_kind"] if "seconds" in x else list(KINDS)
     for kind in kinds:
-        if kind in (x, y):
+        if kind in (x, y) or kind == group == "curve":
             continue
         seen = list(dict.fromkeys(str(row[kind]) for row in table.rows if kind in row))
         if len(seen) > 1:
@@ -169,14 +171,15 @@ def _usable(table: Table, x: str, y: str, notes: list[str]) -> Table:
     for what, rows in bad.items():
         places = [place for place, b in zip(table.places, rows, strict=True) if b]
         if places:
-            notes.append(f"{_listing(places)}: {what}; left out")
+            notes.append(f"{listing(places)}: {what}; left out")
     kept = table.where([not any(flags) for flags in zip(*bad.values(), strict=True)])
     if not kept.rows:
         raise DataError(f"no row has a usable {x} and {y} ({notes[-1] if notes else 'empty'})")
     return kept
 
 
-def _listing(places: Sequence[str]) -> str:
+def listing(places: Sequence[str]) -> str:
+    """Names the first of the offending lines and says how many there are besides."""
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
     return ", ".join(places[:_NAMED]) + more
 

@@ -15,11 +15,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling import compare, decide, extrapolate, lawfile
+from scaling import command, compare, decide, extrapolate, lawfile
 from scaling.errors import DataError
 from scaling.result import Fit
 from scaling.words import figure, span
 
+_EXAMPLES = """\
+  python -m scaling.predict results/law.json --flops 1e21
+  python -m scaling.predict results/law.json --error 0.1
+  python -m scaling.predict law.json --x 5000 --json     (x in the unit of the law: GPU hours, ...)
+"""
 FAR = 10.0  # times beyond the data from which a prediction carries a warning
 
 
@@ -64,37 +69,35 @@ def _pair(ends: tuple[np.ndarray, np.ndarray]) -> list[float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scaling.predict",
-        description="Predicts the error at a scale, or the scale for an error, from a law.json.",
+    parser = command.Parser(
+        "scaling.predict",
+        "Predicts the error at a scale, or the scale for an error, from a law.json.", _EXAMPLES,
     )
     parser.add_argument("law", help="law.json written by scaling.fit")
     parser.add_argument("--flops", "--x", dest="x", type=float, metavar="X",
                         help="scale, in the unit of the law's data")
     parser.add_argument("--error", type=float, metavar="E", help="error to reach")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    options = parser.parse_args(argv)
-    try:
-        if (options.x is None) == (options.error is None):
-            raise DataError("give either --flops or --error")
-        fit = lawfile.load(options.law)
-        if options.x is not None:
-            if not (np.isfinite(options.x) and options.x > 0):
-                raise DataError(f"--flops {options.x:g}: the scale must be positive")
-            needed, x = None, options.x
-        else:
-            needed = _needed(fit, options.error)
-            x = needed.x
-        answer = at_scale(fit, x) if np.isfinite(x) else None
-        advice = _advice(fit, x) if np.isfinite(x) else {}
-        if options.json:
-            print(_json(needed, answer, advice))
-        else:
-            print("\n".join(_text(fit, options.error, needed, answer, advice)))
-    except DataError as error:
-        print(f"scaling.predict: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(parser, _run, argv)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if (options.x is None) == (options.error is None):
+        raise DataError("give either --flops or --error")
+    fit = lawfile.load(options.law)
+    if options.x is not None:
+        if not (np.isfinite(options.x) and options.x > 0):
+            raise DataError(f"--flops {options.x:g}: the scale must be positive")
+        needed, x = None, options.x
+    else:
+        needed = _needed(fit, options.error)
+        x = needed.x
+    answer = at_scale(fit, x) if np.isfinite(x) else None
+    advice = _advice(fit, x) if np.isfinite(x) else {}
+    if options.json:
+        print(_json(needed, answer, advice))
+    else:
+        print("\n".join(_text(fit, options.error, needed, answer, advice)))
 
 
 def _needed(fit: Fit, error: float) -> decide.Required:
@@ -165,6 +168,10 @@ def _text(
     if beyond > FAR:
         lines.append(f"  WARNING: {beyond:.2g} times beyond the data. No law has been tested that "
                      "far; the interval covers the noise, not a bend that lies ahead")
+    least = float(fit.points.x.min())
+    if answer["x"] < least:
+        lines.append(f"  WARNING: below the smallest measured ({figure(least)}), where the "
+                     "frontier says little")
     for name, share in answer["allocation"].items():
         lines.append(f"  {name} {figure(share.value)} (95%: {span(share.low, share.high)}; grows "
                      f"as {x_name}^{share.exponent:.2f} on the frontier)")

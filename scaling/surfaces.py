@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling import bootstrap, laws, measurements
-from scaling.errors import DataError
+from scaling import bootstrap, command, laws, measurements
+from scaling.errors import DataError, nearest
 from scaling.estimate import Problem
 from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss
@@ -118,28 +118,28 @@ def exponent(parameters: Array) -> Array:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scaling.surfaces",
-        description="Fits the shape law and prints the best value of one shape dimension.",
+    parser = command.Parser(
+        "scaling.surfaces", "Fits the shape law and prints the best value of one shape dimension.",
+        "  python -m scaling.surfaces runs.csv --shape width --x train_flops --y error --at 1e20",
     )
     parser.add_argument("paths", nargs="+", help="directory of results, CSV or JSON lines")
     parser.add_argument("--shape", required=True, help="column of the shape dimension")
     parser.add_argument("--x", help="column of the compute (default: train_flops)")
     parser.add_argument("--y", help="column of the error (default: test_error)")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE",
+                        help="use only these rows; may be repeated")
     parser.add_argument("--at", type=float, help="compute to advise for (default: the largest)")
-    options = parser.parse_args(argv)
-    try:
-        print(_advise(options))
-    except DataError as error:
-        print(f"scaling.surfaces: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.run(parser, lambda options: print(_advise(options)), argv)
 
 
 def _advise(options: argparse.Namespace) -> str:
-    points = select(measurements.read(options.paths), x=options.x, y=options.y,
-                    where=options.where)
+    if options.at is not None and not (np.isfinite(options.at) and options.at > 0):
+        raise DataError(f"--at {options.at:g}: the compute must be positive")
+    table = measurements.read(options.paths)
+    if options.shape not in table.columns():
+        near = nearest(options.shape, table.numeric())
+        raise DataError(f"no column {options.shape!r}{near} (--shape)")
+    points = select(table, x=options.x, y=options.y, where=options.where)
     shape = np.array([measurements.number(row.get(options.shape)) or np.nan
                       for row in points.rows])
     good = np.isfinite(shape) & (shape > 0)
@@ -152,7 +152,7 @@ def _advise(options: argparse.Namespace) -> str:
     x = np.stack([shape, points.x], axis=-1)[good]
     fitted = surface(laws.SHAPE, x, points.y[good], run=np.char.add(
         points.run[good].astype(str), shape[good].astype(str)), resamples=300)
-    at = options.at or float(points.x.max())
+    at = float(points.x.max()) if options.at is None else options.at
     values = np.array(list(fitted.parameters.values()))
     best, grows = float(best_shape(values, at)), float(exponent(values))
     # A resample without a term in x^b has its optimum at infinity: no interpolation.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import scaling.fit
-from scaling import fit, laws, summary
+from scaling import fit, laws, predict, summary, surfaces
 from scaling.errors import DataError
 
 TRUTH = np.array([0.6, 0.3, 0.12, 0.5])
@@ -172,6 +172,14 @@ def test_command_is_deterministic(tmp_path, capsys):
         (["--truth", "e=1"], "write NAME=VALUE"),
         (["--forecast", "-3"], "must be positive"),
         (["--where", "model=m0", "--where", "train_flops=0"], "no row has train_flops=0"),
+        (["--law", "dubble"], "invalid choice: 'dubble'"),
+        (["--bootstrap", "-1"], "cannot be negative"),
+        (["--huber", "-1"], "must be a positive number"),
+        (["--emphasis", "nan"], "must lie within"),
+        (["--forecast", "0"], "must be positive"),
+        (["--truth", "c=nan"], "write NAME=VALUE"),
+        (["--x", "test_error"], "both --x and --y"),
+        (["--out", "/dev/null/here"], "--out /dev/null/here: cannot write there"),
     ],
 )
 def test_mistakes_give_one_line_and_exit_2(tmp_path, capsys, arguments, message):
@@ -180,6 +188,47 @@ def test_mistakes_give_one_line_and_exit_2(tmp_path, capsys, arguments, message)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("frontier", ["envelope", "hull", "all"])
+def test_an_error_of_zero_is_named_with_the_way_out(tmp_path, capsys, frontier):
+    path = tmp_path / "m.csv"
+    rows = [*(f"{x},{y}" for x, y in zip(*curve(), strict=True)), "1e30,0"]
+    path.write_text("\n".join(["train_flops,test_error", *rows]) + "\n")
+    assert fit.main([str(path), "--frontier", frontier]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}:{len(rows) + 1}: test_error is not positive" in error
+    assert error.count("\n") == 1
+    if frontier == "all":
+        arguments = ["--residual", "linear", "--out", str(tmp_path), "--bootstrap", "0"]
+        assert fit.main([str(path), "--frontier", "all", *arguments]) == 0
+        assert json.loads((tmp_path / "law.json").read_text())["left_out_error"] is None
+
+
+def test_an_error_that_rises_is_not_blamed_on_x():
+    x, y = curve()
+    with pytest.raises(DataError, match="does y fall as x grows"):
+        fit.law(x, 1 - y)
+
+
+def test_arrays_must_match_and_hold_points():
+    x, y = curve()
+    with pytest.raises(DataError, match="differ in length"):
+        fit.law(x, y[1:])
+    with pytest.raises(DataError, match="no points"):
+        fit.law([], [])
+    with pytest.raises(DataError, match="two variables"):
+        fit.law(x, y, form="shape")
+    with pytest.raises(DataError, match="unknown frontier 'hul'"):
+        fit.law(x, y, frontier="hul")
+
+
+@pytest.mark.parametrize("command", [fit, predict, surfaces])
+def test_help_teaches_by_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--help"])
+    assert stop.value.code == 0
+    assert f"\n  python -m {command.__name__} " in capsys.readouterr().out
 
 
 def test_module_starts_without_jax_and_without_a_warning():

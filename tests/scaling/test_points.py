@@ -89,3 +89,10 @@ def test_duplicates_and_single_model_are_noted():
     assert "1 values of train_flops occur more than once" in points.notes[0]
     assert "m.csv:2 and m.csv:7" in points.notes[0]
     assert "all points are of one model (only)" in points.notes[1]
+
+
+def test_pooled_curves_are_refused_unless_they_are_the_groups():
+    data = table(*rows(curve="a"), *rows(curve="b"))
+    with pytest.raises(DataError, match="column 'curve' mixes a, b"):
+        select(data)
+    assert set(select(data, group="curve").group) == {"a", "b"}

@@ -97,6 +97,7 @@ def test_next_run_does_shrink_the_interval(law_file):
     ([], "give either --flops or --error"),
     (["--flops", "-1"], "must be positive"),
     (["--error", "0.99"], "already the worst run does better"),
+    (["--flops", "abc"], "invalid float value: 'abc'"),
 ])
 def test_mistakes_give_one_line(law_file, capsys, arguments, message):
     assert predict.main([str(law_file), *arguments]) == 2
@@ -106,10 +107,34 @@ def test_mistakes_give_one_line(law_file, capsys, arguments, message):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("{", "not valid JSON"), ("[]", "not a law.json"), ('{"schema": 1}', "incomplete"),
+    ("{", "not valid JSON"), ("[]", "not a law.json"), ('{"schema": 1}', "'data' is missing"),
+    ('{"schema": 2}', "newer than 1: update"),
 ])
 def test_broken_law_files(tmp_path, capsys, text, message):
     path = tmp_path / "law.json"
     path.write_text(text)
     assert predict.main([str(path), "--flops", "1"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"law": "dubble"}, "did you mean 'double'"), ({"law": "shape"}, "two variables"),
+    ({"residual": "logg"}, "unknown residual 'logg'"), ({"huber": "x"}, "positive number"),
+    ({"frontier": "hul"}, "unknown frontier 'hul'"), ({"emphasis": "x"}, "wrong type"),
+    ({"columns": {}}, "'x' is missing"), ({"columns": 3}, "wrong type"),
+    ({"data": []}, "no points"), ({"data": [1]}, "wrong type"),
+    ({"data": [{"x": "q"}]}, "wrong type"), ({"data": [{"x": 1.0}]}, "'y' is missing"),
+])
+def test_damaged_entries_of_a_law_file_are_named(law_file, tmp_path, capsys, change, message):
+    path = tmp_path / "law.json"
+    path.write_text(json.dumps(json.loads(law_file.read_text()) | change))
+    assert predict.main([str(path), "--flops", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"{path}: " in error
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_below_the_data_is_said_as_well(law_file, capsys):
+    assert predict.main([str(law_file), "--flops", "0.01"]) == 0
+    assert "below the smallest measured (0.200)" in capsys.readouterr().out

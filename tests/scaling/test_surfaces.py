@@ -74,7 +74,11 @@ def test_command_warns_at_the_edge_and_names_mistakes(tmp_path, capsys):
     assert surfaces.main([str(tmp_path / "m.csv"), "--shape", "width", "--at", "1e6"]) == 0
     assert "grid's edge" in capsys.readouterr().out
     assert surfaces.main([str(tmp_path / "m.csv"), "--shape", "depth"]) == 2
-    assert "column 'depth' has 0 positive numbers" in capsys.readouterr().err
+    assert "no column 'depth'" in capsys.readouterr().err
+    assert surfaces.main([str(tmp_path / "m.csv"), "--shape", "widht"]) == 2
+    assert "did you mean 'width'" in capsys.readouterr().err
+    assert surfaces.main([str(tmp_path / "m.csv"), "--shape", "width", "--at", "0"]) == 2
+    assert "the compute must be positive" in capsys.readouterr().err
     write_shapes(tmp_path / "m.csv", [10, 20])
     assert surfaces.main([str(tmp_path / "m.csv"), "--shape", "width"]) == 2
     assert "vary it over at least 3" in capsys.readouterr().err
