@@ -151,6 +151,7 @@ def _final_only(table: Table, notes: list[str]) -> Table:
 def _one_kind(table: Table, x: str, y: str, group: str | None) -> None:
     kinds = [*KINDS, "device_kind"] if "seconds" in x else list(KINDS)
     for kind in kinds:
+        # A curve may be what others call a model; a law over several data sets has no meaning.
         if kind in (x, y) or kind == group == "curve":
             continue
         seen = list(dict.fromkeys(str(row[kind]) for row in table.rows if kind in row))
@@ -211,6 +212,7 @@ def _duplicates(
     double = [where for where in seen.values() if len(where) > 1]
     if double:
         notes.append(
-            f"{len(double)} values of {name} occur more than once in a group (first: "
+            f"{len(double)} value{'' if len(double) == 1 else 's'} of {name} "
+            f"{'occurs' if len(double) == 1 else 'occur'} more than once in a group (first: "
             f"{double[0][0]} and {double[0][1]}): the frontier takes the lowest error of each"
         )

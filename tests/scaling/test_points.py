@@ -86,7 +86,7 @@ def test_losses_above_one_are_not_per_cent():
 
 def test_duplicates_and_single_model_are_noted():
     points = select(table(*[row | {"model": "only"} for row in rows() + rows()[:1]]))
-    assert "1 values of train_flops occur more than once" in points.notes[0]
+    assert "1 value of train_flops occurs more than once" in points.notes[0]
     assert "m.csv:2 and m.csv:7" in points.notes[0]
     assert "all points are of one model (only)" in points.notes[1]
 
