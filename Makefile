@@ -32,6 +32,7 @@ test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

@@ -46,8 +46,9 @@ def rate(step, images_per_step: int, seconds: float) -> float:
 
 def batches(source: Source, transforms: str, batch_size: int, cache: bool, threads: int):
   """Returns a function that takes the next batch."""
-  iterator = pipeline.train_batches(source, transforms=transforms, batch_size=batch_size, seed=0,
-                                    cache=cache, num_threads=threads)
+  iterator = pipeline.train_batches(
+    source, transforms=transforms, batch_size=batch_size, seed=0, cache=cache, num_threads=threads
+  )
   for _ in range(20):  # what was read ahead would come for free
     next(iterator)
   return lambda: next(iterator)
@@ -63,9 +64,10 @@ def plain_loop(source: Source, batch_size: int):
   def step():
     out = np.empty((batch_size, 32, 32, 3), np.float32)
     chosen = rng.integers(len(images), size=batch_size)
-    for k, (i, y, x, flip) in enumerate(zip(chosen, *rng.integers(9, size=(2, batch_size)),
-                                            rng.random(batch_size) < 0.5, strict=True)):
-      image = padded[i, y:y + 32, x:x + 32]
+    for k, (i, y, x, flip) in enumerate(
+      zip(chosen, *rng.integers(9, size=(2, batch_size)), rng.random(batch_size) < 0.5, strict=True)
+    ):
+      image = padded[i, y : y + 32, x : x + 32]
       out[k] = image[:, ::-1] if flip else image
     return (out / 255 - mean) / std
 
@@ -94,13 +96,13 @@ def main() -> None:
     on_demand = lambda text: batches(source, text, size, False, args.threads)  # noqa: E731
     in_memory = lambda text: batches(source, text, size, True, args.threads)  # noqa: E731
     rows = {
-        "decode": decode,
-        "decode, shuffle, batch": on_demand(""),
-        "decode, crop, flip, normalize": on_demand(_AUGMENT),
-        "memory: plain NumPy loop": plain_loop(source, size),
-        "memory: shuffle, batch": in_memory(""),
-        "memory: crop, flip": in_memory("random_crop(32, pad=4)|flip"),
-        "memory: crop, flip, normalize": in_memory(_AUGMENT),
+      "decode": decode,
+      "decode, shuffle, batch": on_demand(""),
+      "decode, crop, flip, normalize": on_demand(_AUGMENT),
+      "memory: plain NumPy loop": plain_loop(source, size),
+      "memory: shuffle, batch": in_memory(""),
+      "memory: crop, flip": in_memory("random_crop(32, pad=4)|flip"),
+      "memory: crop, flip, normalize": in_memory(_AUGMENT),
     }
     print(f"{source.info.name}, {len(source):,} images, batch {size}, {args.threads} thread(s)")
     print(f"{'':32}{'images/s/core':>14}{'ratio':>8}" + ("  of a step" if args.step_ms else ""))

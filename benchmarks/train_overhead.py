@@ -34,16 +34,21 @@ def bare(job: job_lib.Job, steps: int) -> float:
 
 
 def trainer(config, steps: int) -> float:
-  with tempfile.TemporaryDirectory() as d, open(os.devnull, "w") as null, \
-      contextlib.redirect_stderr(null), contextlib.redirect_stdout(null):
+  with (
+    tempfile.TemporaryDirectory() as d,
+    open(os.devnull, "w") as null,
+    contextlib.redirect_stderr(null),
+    contextlib.redirect_stdout(null),
+  ):
     train.run(config, Path(d), "benchmark")
     first, last = (m["device_seconds"] for m in measurements.read(Path(d)))
   return (last - first) / (steps * jax.device_count())
 
 
 def main() -> None:
-  p = argparse.ArgumentParser(description=__doc__,
-                              formatter_class=argparse.RawDescriptionHelpFormatter)
+  p = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   p.add_argument("--width", type=int, default=192)
   p.add_argument("--depth", type=int, default=6)
   p.add_argument("--batch", type=int, default=128)
@@ -51,14 +56,28 @@ def main() -> None:
   p.add_argument("--rounds", type=int, default=3)
   args = p.parse_args()
   # Measured twice, at the middle and at the end: the second half is the steady state.
-  config = config_lib.resolve(dict(
-      total_steps=2 * args.steps, batch_size=args.batch, log_every=10,
-      model=dict(name="ViT-mu/4", width=args.width, depth=args.depth, mlp_dim=4 * args.width,
-                 num_heads=max(1, args.width // 64), scan=True),
-      data=dict(name="synthetic(size=32, train_size=8192)", image_size=32, split="train",
-                train="random_crop(32, pad=4)|flip|value_range(-1, 1)"),
-      evaluators=dict(test=dict(type="classification", split="test[:8]",
-                               every=args.steps))))
+  config = config_lib.resolve(
+    dict(
+      total_steps=2 * args.steps,
+      batch_size=args.batch,
+      log_every=10,
+      model=dict(
+        name="ViT-mu/4",
+        width=args.width,
+        depth=args.depth,
+        mlp_dim=4 * args.width,
+        num_heads=max(1, args.width // 64),
+        scan=True,
+      ),
+      data=dict(
+        name="synthetic(size=32, train_size=8192)",
+        image_size=32,
+        split="train",
+        train="random_crop(32, pad=4)|flip|value_range(-1, 1)",
+      ),
+      evaluators=dict(test=dict(type="classification", split="test[:8]", every=args.steps)),
+    )
+  )
   job = job_lib.build(config, "benchmark")
   pairs = []
   for i in range(args.rounds):

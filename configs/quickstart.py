@@ -15,20 +15,27 @@ def _rung(width: int, depth: int, branches: tuple[int, ...]) -> dict:
 
 
 def get_config() -> ConfigDict:
-  return ConfigDict(dict(
+  return ConfigDict(
+    dict(
       batch_size=128,
       cooldown=0.25,
       model=dict(pool="gap", scan=True),
-      data=dict(name="synthetic(glyphs=30, clutter=0.05)", image_size=16,
-                train="random_crop(16, pad=1)|value_range(-1, 1)", eval="value_range(-1, 1)"),
-      optimizer=dict(name="adamw", learning_rate=3e-3,
-                     weight_decay=((".*kernel.*", 0.03), (".*", 0.0))),
+      data=dict(
+        name="synthetic(glyphs=30, clutter=0.05)",
+        image_size=16,
+        train="random_crop(16, pad=1)|value_range(-1, 1)",
+        eval="value_range(-1, 1)",
+      ),
+      optimizer=dict(
+        name="adamw", learning_rate=3e-3, weight_decay=((".*kernel.*", 0.03), (".*", 0.0))
+      ),
       schedule=dict(name="rsqrt", warmup=25, timescale=500),
       log_every=100,
       ladder={
-          "w16": _rung(16, 2, (100, 200, 400, 800, 1_600)),
-          "w24": _rung(24, 2, (100, 200, 400, 800, 1_600, 2_400)),
-          "w32": _rung(32, 2, (200, 400, 800, 1_600, 2_400)),
-          "w48": _rung(48, 2, (400, 800, 1_600, 2_400, 3_600)),
+        "w16": _rung(16, 2, (100, 200, 400, 800, 1_600)),
+        "w24": _rung(24, 2, (100, 200, 400, 800, 1_600, 2_400)),
+        "w32": _rung(32, 2, (200, 400, 800, 1_600, 2_400)),
+        "w48": _rung(48, 2, (400, 800, 1_600, 2_400, 3_600)),
       },
-  ))
+    )
+  )

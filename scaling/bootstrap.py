@@ -20,61 +20,61 @@ FEW_RUNS = 8  # with fewer clusters percentiles are known to be too narrow
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Parameters of the resamples.
+  """Parameters of the resamples.
 
-    Attributes:
-      parameters: natural units, [r, p].
-      runs: number of clusters that were drawn from.
-      failed: resamples with fewer distinct frontier points than parameters, not in `parameters`.
-    """
+  Attributes:
+    parameters: natural units, [r, p].
+    runs: number of clusters that were drawn from.
+    failed: resamples with fewer distinct frontier points than parameters, not in `parameters`.
+  """
 
-    parameters: Array
-    runs: int
-    failed: int
+  parameters: Array
+  runs: int
+  failed: int
 
-    def interval(self, index: int, level: float = 0.95) -> tuple[float, float]:
-        """Returns the percentile interval of parameter number `index`."""
-        tail = (1 - level) / 2
-        low, high = np.quantile(self.parameters[:, index], [tail, 1 - tail])
-        return float(low), float(high)
+  def interval(self, index: int, level: float = 0.95) -> tuple[float, float]:
+    """Returns the percentile interval of parameter number `index`."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(self.parameters[:, index], [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def counts(run: Array, resamples: int, seed: int = 0) -> Array:
-    """Draws runs with replacement and returns how often each point occurs, [resamples, n]."""
-    _, member = np.unique(run, return_inverse=True)
-    runs = int(member.max()) + 1
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(runs, np.full(runs, 1 / runs), size=resamples)[:, member]
+  """Draws runs with replacement and returns how often each point occurs, [resamples, n]."""
+  _, member = np.unique(run, return_inverse=True)
+  runs = int(member.max()) + 1
+  generator = np.random.default_rng(seed)
+  return generator.multinomial(runs, np.full(runs, 1 / runs), size=resamples)[:, member]
 
 
 def draw(
-    problem: Problem,
-    run: Array,
-    on_frontier: Callable[[Array], Array] | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+  problem: Problem,
+  run: Array,
+  on_frontier: Callable[[Array], Array] | None = None,
+  resamples: int = 1000,
+  seed: int = 0,
 ) -> Draws:
-    """Refits the law to resamples of the runs.
+  """Refits the law to resamples of the runs.
 
-    Args:
-      problem: all points that a resample may use, not only the frontier's.
-      run: the run of each point, [n].
-      on_frontier: maps presence bool [r, n] to membership of the frontier bool [r, n]; None:
-        every point that is present takes part.
-      resamples: number of draws.
-      seed: of the draws.
-    """
-    drawn = counts(run, resamples, seed)
-    present = drawn > 0
-    used = present if on_frontier is None else on_frontier(present)
-    weights = np.where(used, drawn, 0) * problem.weights
-    enough = used.sum(axis=1) >= len(problem.law.parameters)
-    parameters = np.empty((0, len(problem.law.parameters)))
-    touched = used.any(axis=0)
-    if enough.any():
-        # Points that no resample uses cost time and say nothing.
-        small = dataclasses.replace(
-            problem, x=problem.x[touched], y=problem.y[touched], weights=problem.weights[touched]
-        )
-        parameters, _ = small.solve(weights[enough][:, touched])
-    return Draws(problem.natural(parameters), len(np.unique(run)), int((~enough).sum()))
+  Args:
+    problem: all points that a resample may use, not only the frontier's.
+    run: the run of each point, [n].
+    on_frontier: maps presence bool [r, n] to membership of the frontier bool [r, n]; None:
+      every point that is present takes part.
+    resamples: number of draws.
+    seed: of the draws.
+  """
+  drawn = counts(run, resamples, seed)
+  present = drawn > 0
+  used = present if on_frontier is None else on_frontier(present)
+  weights = np.where(used, drawn, 0) * problem.weights
+  enough = used.sum(axis=1) >= len(problem.law.parameters)
+  parameters = np.empty((0, len(problem.law.parameters)))
+  touched = used.any(axis=0)
+  if enough.any():
+    # Points that no resample uses cost time and say nothing.
+    small = dataclasses.replace(
+      problem, x=problem.x[touched], y=problem.y[touched], weights=problem.weights[touched]
+    )
+    parameters, _ = small.solve(weights[enough][:, touched])
+  return Draws(problem.natural(parameters), len(np.unique(run)), int((~enough).sum()))

@@ -11,27 +11,28 @@ from scaling.errors import DataError
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are `DataError`s and whose examples keep their lines."""
+  """An argument parser whose mistakes are `DataError`s and whose examples keep their lines."""
 
-    def __init__(self, module: str, description: str, examples: str) -> None:
-        super().__init__(
-            prog=f"python -m {module}", description=description,
-            epilog=f"examples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        self.module = module
+  def __init__(self, module: str, description: str, examples: str) -> None:
+    super().__init__(
+      prog=f"python -m {module}",
+      description=description,
+      epilog=f"examples:\n{examples}",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    self.module = module
 
-    def error(self, message: str) -> NoReturn:
-        raise DataError(f"{message} (--help lists the options)")
+  def error(self, message: str) -> NoReturn:
+    raise DataError(f"{message} (--help lists the options)")
 
 
 def run(
-    parser: Parser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
+  parser: Parser, work: Callable[[argparse.Namespace], None], argv: Sequence[str] | None
 ) -> int:
-    """Parses the arguments and does the work; returns the exit status, 2 after a mistake."""
-    try:
-        work(parser.parse_args(argv))
-    except DataError as error:
-        print(f"{parser.module}: {error}", file=sys.stderr)
-        return 2
-    return 0
+  """Parses the arguments and does the work; returns the exit status, 2 after a mistake."""
+  try:
+    work(parser.parse_args(argv))
+  except DataError as error:
+    print(f"{parser.module}: {error}", file=sys.stderr)
+    return 2
+  return 0

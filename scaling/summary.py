@@ -11,87 +11,94 @@ from scaling.result import Fit
 
 
 def used(points: Points, kept: Array, variant: str) -> str:
-    """Says how many points of how many models were fitted."""
-    models = list(dict.fromkeys(points.group[kept].tolist()))
-    what = "compute-optimal frontier" if variant != "all" else "all points"
-    return (
-        f"fitted {len(kept)} of {len(points)} points ({what}), of {len(models)} of "
-        f"{len(np.unique(points.group))} models: {', '.join(models[:12])}"
-    )
+  """Says how many points of how many models were fitted."""
+  models = list(dict.fromkeys(points.group[kept].tolist()))
+  what = "compute-optimal frontier" if variant != "all" else "all points"
+  return (
+    f"fitted {len(kept)} of {len(points)} points ({what}), of {len(models)} of "
+    f"{len(np.unique(points.group))} models: {', '.join(models[:12])}"
+  )
 
 
 def edges(points: Points, kept: Array, core: Array) -> str:
-    """Says that the frontier's ends are the grid's."""
-    models, left = points.group[kept], len(kept) - len(core)
-    where = "s are" if left > 1 else " is"
-    return (
-        f"{left} frontier point{where} at the grid's edge, where only the smallest "
-        f"({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
-        "grid's, not nature's; the intervals cover the answer with and without them"
-    )
+  """Says that the frontier's ends are the grid's."""
+  models, left = points.group[kept], len(kept) - len(core)
+  where = "s are" if left > 1 else " is"
+  return (
+    f"{left} frontier point{where} at the grid's edge, where only the smallest "
+    f"({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
+    "grid's, not nature's; the intervals cover the answer with and without them"
+  )
 
 
 def ending(points: Points, kept: Array) -> str | None:
-    """Warns if the frontier ends with the longest run of the largest model, as grids make it."""
-    models = np.unique(points.group)
-    last = points.group[kept[-1]]
-    mine = points.group == last
-    cheapest = {model: points.x[points.group == model].min() for model in models}
-    if len(models) < 2 or cheapest[last] < max(cheapest.values()):
-        return None
-    if points.x[kept[-1]] < points.x[mine].max():
-        return None
-    return (
-        f"the frontier ends with the longest run of the largest model ({last}): a larger model "
-        "might already be better there, so the law's end is the grid's"
-    )
+  """Warns if the frontier ends with the longest run of the largest model, as grids make it."""
+  models = np.unique(points.group)
+  last = points.group[kept[-1]]
+  mine = points.group == last
+  cheapest = {model: points.x[points.group == model].min() for model in models}
+  if len(models) < 2 or cheapest[last] < max(cheapest.values()):
+    return None
+  if points.x[kept[-1]] < points.x[mine].max():
+    return None
+  return (
+    f"the frontier ends with the longest run of the largest model ({last}): a larger model "
+    "might already be better there, so the law's end is the grid's"
+  )
 
 
 def text(
-    fit: Fit, truth: dict[str, float] | None = None, forecast: dict[str, object] | None = None
+  fit: Fit, truth: dict[str, float] | None = None, forecast: dict[str, object] | None = None
 ) -> str:
-    """Returns what the command prints: data, parameters, findings, forecast.
+  """Returns what the command prints: data, parameters, findings, forecast.
 
-    Args:
-      fit: the fitted law.
-      truth: known parameters by name.
-      forecast: as in law.json.
-    """
-    names_ = fit.points.names
-    lines = [f"{names_['y']} against {names_['x']}"]
-    lines += [f"  {note}" for note in fit.notes]
-    lines += ["", fit.law.formula, f"  {'':4}{'estimate':>12}  95% interval"]
-    known = fit.scatter.degrees > 0
-    for name, estimate in fit.estimates.items():
-        interval = words.span(*estimate.interval) if known else "not available"
-        lines.append(f"  {name:4}{words.figure(estimate.value, 4):>12}  {interval}")
-    lines += [f"  {sentence}" for sentence in fit.findings()]
-    if known:
-        lines.append(f"  scatter about the law {_scatter(fit)}")
-    if fit.left_out_error is not None:
-        lines.append(f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
-                     f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%")
-    for name, value in (truth or {}).items():
-        low, high = fit.estimates[name].interval
-        inside = "inside" if low <= value <= high else "OUTSIDE"
-        lines.append(f"  known {name} = {words.figure(value)}: fitted "
-                     f"{words.figure(fit.estimates[name].value)}, truth {inside} the 95% interval")
-    if forecast is None:
-        return "\n".join(lines)
-    low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
-    lines += ["", f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
-              f"({forecast['times_beyond_data']:.2g} times the largest measured): "
-              f"{names_['y']} {words.figure(forecast['y'])}"
-              + (f", 95% of measurements in {words.span(low, high)}" if known else "")]
-    if forecast["times_beyond_data"] > 10:
-        lines.append("  WARNING: more than 10 times beyond the data; laws have bent within less")
+  Args:
+    fit: the fitted law.
+    truth: known parameters by name.
+    forecast: as in law.json.
+  """
+  names_ = fit.points.names
+  lines = [f"{names_['y']} against {names_['x']}"]
+  lines += [f"  {note}" for note in fit.notes]
+  lines += ["", fit.law.formula, f"  {'':4}{'estimate':>12}  95% interval"]
+  known = fit.scatter.degrees > 0
+  for name, estimate in fit.estimates.items():
+    interval = words.span(*estimate.interval) if known else "not available"
+    lines.append(f"  {name:4}{words.figure(estimate.value, 4):>12}  {interval}")
+  lines += [f"  {sentence}" for sentence in fit.findings()]
+  if known:
+    lines.append(f"  scatter about the law {_scatter(fit)}")
+  if fit.left_out_error is not None:
+    lines.append(
+      f"  largest {fit.left_out} of {len(fit.frontier)} frontier points left out: "
+      f"predicted with an RMS error of {100 * fit.left_out_error:.2g}%"
+    )
+  for name, value in (truth or {}).items():
+    low, high = fit.estimates[name].interval
+    inside = "inside" if low <= value <= high else "OUTSIDE"
+    lines.append(
+      f"  known {name} = {words.figure(value)}: fitted "
+      f"{words.figure(fit.estimates[name].value)}, truth {inside} the 95% interval"
+    )
+  if forecast is None:
     return "\n".join(lines)
+  low, high = (np.inf if end is None else end for end in forecast["measurement_interval"])
+  lines += [
+    "",
+    f"forecast at {names_['x']} = {words.figure(forecast['x'])} "
+    f"({forecast['times_beyond_data']:.2g} times the largest measured): "
+    f"{names_['y']} {words.figure(forecast['y'])}"
+    + (f", 95% of measurements in {words.span(low, high)}" if known else ""),
+  ]
+  if forecast["times_beyond_data"] > 10:
+    lines.append("  WARNING: more than 10 times beyond the data; laws have bent within less")
+  return "\n".join(lines)
 
 
 def _scatter(fit: Fit) -> str:
-    size = fit.scatter.variance**0.5
-    return {
-        "log": f"{100 * size:.2g}% of the error",
-        "linear": f"{words.figure(size, 2)} in the error",
-        "binomial": f"as of counting errors on {words.figure(size**-2 if size else np.inf)} images",
-    }[fit.loss.residual]
+  size = fit.scatter.variance**0.5
+  return {
+    "log": f"{100 * size:.2g}% of the error",
+    "linear": f"{words.figure(size, 2)} in the error",
+    "binomial": f"as of counting errors on {words.figure(size**-2 if size else np.inf)} images",
+  }[fit.loss.residual]

@@ -27,149 +27,179 @@ from scaling.words import figure, span
 
 @dataclasses.dataclass(frozen=True)
 class Surface:
-    """A two-variable law with its bootstrap.
+  """A two-variable law with its bootstrap.
 
-    Attributes:
-      law: the form.
-      parameters: estimates by name, natural units.
-      intervals: 95% percentile intervals by name.
-      draws: parameters of the resamples, [r, p].
-      residual: RMS residual (log residuals: relative).
-    """
+  Attributes:
+    law: the form.
+    parameters: estimates by name, natural units.
+    intervals: 95% percentile intervals by name.
+    draws: parameters of the resamples, [r, p].
+    residual: RMS residual (log residuals: relative).
+  """
 
-    law: Law
-    parameters: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    draws: Array
-    residual: float
+  law: Law
+  parameters: dict[str, float]
+  intervals: dict[str, tuple[float, float]]
+  draws: Array
+  residual: float
 
-    def __call__(self, x: Array) -> Array:
-        """Returns the law's value [n] at x [n, 2]."""
-        return self.law(np.asarray(x, np.float64), np.array(list(self.parameters.values())))
+  def __call__(self, x: Array) -> Array:
+    """Returns the law's value [n] at x [n, 2]."""
+    return self.law(np.asarray(x, np.float64), np.array(list(self.parameters.values())))
 
 
 def surface(
-    law: Law, x: Array, y: Array, *, run: Array | None = None, loss: Loss | None = None,
-    resamples: int = 1000, seed: int = 0,
+  law: Law,
+  x: Array,
+  y: Array,
+  *,
+  run: Array | None = None,
+  loss: Loss | None = None,
+  resamples: int = 1000,
+  seed: int = 0,
 ) -> Surface:
-    """Fits a law of two variables.
+  """Fits a law of two variables.
 
-    Args:
-      law: `laws.SIZE_DATA` (x is [n, 2]: parameters, tokens or images) or `laws.SHAPE` (x is
-        [n, 2]: shape dimension, compute).
-      x: scales, [n, 2].
-      y: losses or errors, [n].
-      run: the training run of each point, [n]; resampling draws whole runs. None: each point.
-      loss: residual and Huber threshold.
-      resamples: bootstrap draws.
-      seed: of the draws.
+  Args:
+    law: `laws.SIZE_DATA` (x is [n, 2]: parameters, tokens or images) or `laws.SHAPE` (x is
+      [n, 2]: shape dimension, compute).
+    x: scales, [n, 2].
+    y: losses or errors, [n].
+    run: the training run of each point, [n]; resampling draws whole runs. None: each point.
+    loss: residual and Huber threshold.
+    resamples: bootstrap draws.
+    seed: of the draws.
 
-    Raises:
-      DataError: the points cannot be fitted.
-    """
-    problem = Problem.of(law, x, y, None, loss)
-    scaled, losses = problem.solve()
-    values = problem.natural(scaled)[0]
-    run = np.arange(len(problem.y)) if run is None else np.asarray(run)
-    draws = bootstrap.draw(problem, run, None, resamples, seed)
-    names = law.parameters
-    return Surface(
-        law, dict(zip(names, values.tolist(), strict=True)),
-        {name: draws.interval(i) for i, name in enumerate(names)}, draws.parameters,
-        float(np.sqrt(losses[0] / max(1, len(problem.y) - len(names)))),
-    )
+  Raises:
+    DataError: the points cannot be fitted.
+  """
+  problem = Problem.of(law, x, y, None, loss)
+  scaled, losses = problem.solve()
+  values = problem.natural(scaled)[0]
+  run = np.arange(len(problem.y)) if run is None else np.asarray(run)
+  draws = bootstrap.draw(problem, run, None, resamples, seed)
+  names = law.parameters
+  return Surface(
+    law,
+    dict(zip(names, values.tolist(), strict=True)),
+    {name: draws.interval(i) for i, name in enumerate(names)},
+    draws.parameters,
+    float(np.sqrt(losses[0] / max(1, len(problem.y) - len(names)))),
+  )
 
 
 def optimal_split(fitted: Surface, flops: float, per_unit: float = 6.0) -> tuple[float, float]:
-    """Returns the N and D that minimise L(N, D) under flops = per_unit N D.
+  """Returns the N and D that minimise L(N, D) under flops = per_unit N D.
 
-    Args:
-      fitted: a fit of `laws.SIZE_DATA`.
-      flops: compute.
-      per_unit: operations per parameter and unit of data (6 for a token of a language model,
-        arXiv 2203.15556, section 3.3, eq. 4).
-    """
-    p = fitted.parameters
-    total = p["alpha"] + p["beta"]
-    ratio = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / total)
-    size = ratio * (flops / per_unit) ** (p["beta"] / total)
-    return size, flops / per_unit / size
+  Args:
+    fitted: a fit of `laws.SIZE_DATA`.
+    flops: compute.
+    per_unit: operations per parameter and unit of data (6 for a token of a language model,
+      arXiv 2203.15556, section 3.3, eq. 4).
+  """
+  p = fitted.parameters
+  total = p["alpha"] + p["beta"]
+  ratio = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / total)
+  size = ratio * (flops / per_unit) ** (p["beta"] / total)
+  return size, flops / per_unit / size
 
 
 def best_shape(parameters: Array, t: float) -> Array:
-    """Returns the shape dimension [...] that minimises the shape law at compute t.
+  """Returns the shape dimension [...] that minimises the shape law at compute t.
 
-    arXiv 2305.13035, section 3.3: x* = (alpha a t^c / (beta b))^(1 / (a + b)).
+  arXiv 2305.13035, section 3.3: x* = (alpha a t^c / (beta b))^(1 / (a + b)).
 
-    Args:
-      parameters: of `laws.SHAPE`, [..., 7].
-      t: compute.
-    """
-    alpha, a, beta, b, _, c, _ = np.moveaxis(np.asarray(parameters, np.float64), -1, 0)
-    with np.errstate(divide="ignore", over="ignore"):
-        return (alpha * a * t**c / (beta * b)) ** (1 / (a + b))
+  Args:
+    parameters: of `laws.SHAPE`, [..., 7].
+    t: compute.
+  """
+  alpha, a, beta, b, _, c, _ = np.moveaxis(np.asarray(parameters, np.float64), -1, 0)
+  with np.errstate(divide="ignore", over="ignore"):
+    return (alpha * a * t**c / (beta * b)) ** (1 / (a + b))
 
 
 def exponent(parameters: Array) -> Array:
-    """Returns s in x* ~ t^s, [...]: c / (a + b)."""
-    _, a, _, b, _, c, _ = np.moveaxis(np.asarray(parameters, np.float64), -1, 0)
-    return c / (a + b)
+  """Returns s in x* ~ t^s, [...]: c / (a + b)."""
+  _, a, _, b, _, c, _ = np.moveaxis(np.asarray(parameters, np.float64), -1, 0)
+  return c / (a + b)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = command.Parser(
-        "scaling.surfaces", "Fits the shape law and prints the best value of one shape dimension.",
-        "  python -m scaling.surfaces runs.csv --shape width --x train_flops --y error --at 1e20",
-    )
-    parser.add_argument("paths", nargs="+", help="directory of results, CSV or JSON lines")
-    parser.add_argument("--shape", required=True, help="column of the shape dimension")
-    parser.add_argument("--x", help="column of the compute (default: train_flops)")
-    parser.add_argument("--y", help="column of the error (default: test_error)")
-    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE",
-                        help="use only these rows; may be repeated")
-    parser.add_argument("--at", type=float, help="compute to advise for (default: the largest)")
-    return command.run(parser, lambda options: print(_advise(options)), argv)
+  """Runs the command; returns the exit status."""
+  parser = command.Parser(
+    "scaling.surfaces",
+    "Fits the shape law and prints the best value of one shape dimension.",
+    "  python -m scaling.surfaces runs.csv --shape width --x train_flops --y error --at 1e20",
+  )
+  parser.add_argument("paths", nargs="+", help="directory of results, CSV or JSON lines")
+  parser.add_argument("--shape", required=True, help="column of the shape dimension")
+  parser.add_argument("--x", help="column of the compute (default: train_flops)")
+  parser.add_argument("--y", help="column of the error (default: test_error)")
+  parser.add_argument(
+    "--where",
+    action="append",
+    default=[],
+    metavar="COLUMN=VALUE",
+    help="use only these rows; may be repeated",
+  )
+  parser.add_argument("--at", type=float, help="compute to advise for (default: the largest)")
+  return command.run(parser, lambda options: print(_advise(options)), argv)
 
 
 def _advise(options: argparse.Namespace) -> str:
-    if options.at is not None and not (np.isfinite(options.at) and options.at > 0):
-        raise DataError(f"--at {options.at:g}: the compute must be positive")
-    table = measurements.read(options.paths)
-    if options.shape not in table.columns():
-        near = nearest(options.shape, table.numeric())
-        raise DataError(f"no column {options.shape!r}{near} (--shape)")
-    points = select(table, x=options.x, y=options.y, where=options.where)
-    shape = np.array([measurements.number(row.get(options.shape)) or np.nan
-                      for row in points.rows])
-    good = np.isfinite(shape) & (shape > 0)
-    if good.sum() < len(laws.SHAPE.parameters):
-        raise DataError(f"column {options.shape!r} has {good.sum()} positive numbers: the shape "
-                        f"law needs {len(laws.SHAPE.parameters)} points (--shape)")
-    if len(np.unique(shape[good])) < 3:
-        raise DataError(f"{options.shape!r} takes {len(np.unique(shape[good]))} values: vary it "
-                        "over at least 3 to see an optimum")
-    x = np.stack([shape, points.x], axis=-1)[good]
-    fitted = surface(laws.SHAPE, x, points.y[good], run=np.char.add(
-        points.run[good].astype(str), shape[good].astype(str)), resamples=300)
-    at = float(points.x.max()) if options.at is None else options.at
-    values = np.array(list(fitted.parameters.values()))
-    best, grows = float(best_shape(values, at)), float(exponent(values))
-    # A resample without a term in x^b has its optimum at infinity: no interpolation.
-    spread, slopes = (np.nanquantile(draws, [0.025, 0.975], method="nearest")
-                      for draws in (best_shape(fitted.draws, at), exponent(fitted.draws)))
-    lines = [laws.SHAPE.formula]
-    lines += [f"  {name:6}{figure(value, 4):>12}  {span(*fitted.intervals[name])}"
-              for name, value in fitted.parameters.items()]
-    lines.append(f"best {options.shape} at {points.names['x']} = {figure(at)}: {figure(best)} "
-                 f"(95%: {span(*spread)})")
-    lines.append(f"  grows as {points.names['x']}^{figure(grows)} (95%: {span(*slopes)})")
-    low, high = shape[good].min(), shape[good].max()
-    if not low < best < high:
-        lines.append(f"  WARNING: outside the measured {options.shape} ({figure(low)} … "
-                     f"{figure(high)}): the optimum is the grid's edge, not nature's")
-    return "\n".join(lines)
+  if options.at is not None and not (np.isfinite(options.at) and options.at > 0):
+    raise DataError(f"--at {options.at:g}: the compute must be positive")
+  table = measurements.read(options.paths)
+  if options.shape not in table.columns():
+    near = nearest(options.shape, table.numeric())
+    raise DataError(f"no column {options.shape!r}{near} (--shape)")
+  points = select(table, x=options.x, y=options.y, where=options.where)
+  shape = np.array([measurements.number(row.get(options.shape)) or np.nan for row in points.rows])
+  good = np.isfinite(shape) & (shape > 0)
+  if good.sum() < len(laws.SHAPE.parameters):
+    raise DataError(
+      f"column {options.shape!r} has {good.sum()} positive numbers: the shape "
+      f"law needs {len(laws.SHAPE.parameters)} points (--shape)"
+    )
+  if len(np.unique(shape[good])) < 3:
+    raise DataError(
+      f"{options.shape!r} takes {len(np.unique(shape[good]))} values: vary it "
+      "over at least 3 to see an optimum"
+    )
+  x = np.stack([shape, points.x], axis=-1)[good]
+  fitted = surface(
+    laws.SHAPE,
+    x,
+    points.y[good],
+    run=np.char.add(points.run[good].astype(str), shape[good].astype(str)),
+    resamples=300,
+  )
+  at = float(points.x.max()) if options.at is None else options.at
+  values = np.array(list(fitted.parameters.values()))
+  best, grows = float(best_shape(values, at)), float(exponent(values))
+  # A resample without a term in x^b has its optimum at infinity: no interpolation.
+  spread, slopes = (
+    np.nanquantile(draws, [0.025, 0.975], method="nearest")
+    for draws in (best_shape(fitted.draws, at), exponent(fitted.draws))
+  )
+  lines = [laws.SHAPE.formula]
+  lines += [
+    f"  {name:6}{figure(value, 4):>12}  {span(*fitted.intervals[name])}"
+    for name, value in fitted.parameters.items()
+  ]
+  lines.append(
+    f"best {options.shape} at {points.names['x']} = {figure(at)}: {figure(best)} "
+    f"(95%: {span(*spread)})"
+  )
+  lines.append(f"  grows as {points.names['x']}^{figure(grows)} (95%: {span(*slopes)})")
+  low, high = shape[good].min(), shape[good].max()
+  if not low < best < high:
+    lines.append(
+      f"  WARNING: outside the measured {options.shape} ({figure(low)} … "
+      f"{figure(high)}): the optimum is the grid's edge, not nature's"
+    )
+  return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+  sys.exit(main())

@@ -22,7 +22,9 @@ def test_cooldown_in_steps_and_a_single_run():
   assert branches.plan((), 0.0, 50).trunk == Window(NEVER, NEVER)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
     (((200,), 0.2, 100), "branch 200 starts at step 160, beyond the trunk's end at 100"),
     (((100, 100), 0.2, None), "twice"),
     (((100,), 0.0, None), "needs config.cooldown"),
@@ -34,7 +36,8 @@ def test_cooldown_in_steps_and_a_single_run():
     (((), 1.0, 10), "neither a share"),
     (((), 2.5, 10), "neither a share"),
     (((), float("nan"), 10), "neither a share"),
-])
+  ],
+)
 def test_impossible_plans(arguments, message):
   with pytest.raises(UserError, match=message):
     branches.plan(*arguments)

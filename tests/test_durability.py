@@ -18,13 +18,15 @@ from vit_jax.checkpoint import Checkpoints
 
 
 def read_all(workdir):
-  return [m for d in (workdir, *sorted((workdir / "branches").glob("*")))
-          for m in measurements.read(d)]
+  return [
+    m for d in (workdir, *sorted((workdir / "branches").glob("*"))) for m in measurements.read(d)
+  ]
 
 
 def without_clock(records):
-  return [{k: v for k, v in m.items() if k not in ("device_seconds", "time", "run")}
-          for m in records]
+  return [
+    {k: v for k, v in m.items() if k not in ("device_seconds", "time", "run")} for m in records
+  ]
 
 
 def test_command_end_to_end(tmp_path):
@@ -41,14 +43,20 @@ def test_command_end_to_end(tmp_path):
   assert config["optimizer"]["name"] == "adamw"
 
 
-@pytest.mark.parametrize(("flags", "message"), [
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
     (["--config.modle.name=x"], "unknown config key 'modle.name': did you mean model.name"),
     (["--config.model.name=ViT-Q/16"], "ViT-Q/16"),
     (["--config.data.name=synthetik"], "synthetik"),
-    (["--config.batch_size=31", "--config.mesh.data=1", "--config.accumulate=2"],
-     "batch_size=31 is not divisible"),
-    (["--config.branches=20", "--config.total_steps=10"],
-     "branch 20 starts at step 15, beyond the trunk's end at 10"),
+    (
+      ["--config.batch_size=31", "--config.mesh.data=1", "--config.accumulate=2"],
+      "batch_size=31 is not divisible",
+    ),
+    (
+      ["--config.branches=20", "--config.total_steps=10"],
+      "branch 20 starts at step 15, beyond the trunk's end at 10",
+    ),
     (["--branch", "7"], "--branch 7 is none of"),
     (["--config.evaluators.test.type=nope"], "unknown config.evaluators.test.type 'nope'"),
     (["--config.schedule.name=cosin"], "cosine"),
@@ -56,7 +64,8 @@ def test_command_end_to_end(tmp_path):
     (["--config.ladder.a.seed=3"], "'ladder.a.seed' is not in the config file"),
     (["--rung", "w16"], "the config has no ladder"),
     (["--config.cooldown=1"], "neither a share"),
-])
+  ],
+)
 def test_mistakes_give_one_line_and_a_failure(tmp_path, flags, message):
   out = finish(start(write_config(tmp_path), tmp_path / "run", *flags), code=2)
   errors = [line for line in out.splitlines() if line.startswith("error: ")]
@@ -73,8 +82,11 @@ def test_a_corrupt_image_is_named(tmp_path):
       for i in range(20):
         image = rng.integers(0, 255, (16, 16, 3), np.uint8)
         cv2.imwrite(str(tmp_path / f"set/{split}/{label}/{i}.jpg"), image)
-  flags = [f"--config.data.name={tmp_path / 'set'}", "--config.data.split=train",
-           "--config.evaluators.test.split=test"]
+  flags = [
+    f"--config.data.name={tmp_path / 'set'}",
+    "--config.data.split=train",
+    "--config.evaluators.test.split=test",
+  ]
   out = finish(start(write_config(tmp_path), tmp_path / "good", *flags))
   assert "test_error" in out
   bad = tmp_path / "set/train/b/7.jpg"
@@ -105,8 +117,9 @@ def test_a_second_process_is_refused(tmp_path):
   for line in first.stdout:
     if "images/s" in line:
       break
-  out = finish(start(config, tmp_path / "run", "--config.branches=100000",
-                     "--config.log_every=10"), code=2)
+  out = finish(
+    start(config, tmp_path / "run", "--config.branches=100000", "--config.log_every=10"), code=2
+  )
   assert f"in use by another process (pid {first.pid} on" in out
   first.kill()
   first.communicate()
@@ -153,9 +166,12 @@ def test_a_full_disk_fails_and_continues(tmp_path):
   """A limit on file sizes stands for the disk: no checkpoint fits, and the run must say so."""
   config = write_config(tmp_path)
   limit = subprocess.run(
-      ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *command(config, tmp_path / "run")],
-      capture_output=True, text=True, check=False,
-      env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})
+    ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *command(config, tmp_path / "run")],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"},
+  )
   assert limit.returncode != 0
   assert read_all(tmp_path / "run") == []
   finish(start(config, tmp_path / "run"))

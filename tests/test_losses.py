@@ -30,8 +30,7 @@ def expected(name, logits, labels, smoothing=0.0):
     if name == "softmax_xent":
       out.append(sum(y[k] * (np.logaddexp.reduce(x) - x[k]) for k in range(K)))
     else:
-      out.append(-sum(y[k] * log_sigmoid(x[k]) + (1 - y[k]) * log_sigmoid(-x[k])
-                      for k in range(K)))
+      out.append(-sum(y[k] * log_sigmoid(x[k]) + (1 - y[k]) * log_sigmoid(-x[k]) for k in range(K)))
   return np.array(out)
 
 
@@ -40,8 +39,11 @@ def gradient(name, logits, labels, smoothing=0.0):
   x = np.asarray(logits, np.float64)
   y = np.eye(K)[labels] if np.ndim(labels) == 1 else np.asarray(labels, np.float64)
   y = y * (1 - smoothing) + smoothing / K
-  p = np.exp(x - np.logaddexp.reduce(x, axis=-1, keepdims=True)) if name == "softmax_xent" \
-      else 1 / (1 + np.exp(-x))
+  p = (
+    np.exp(x - np.logaddexp.reduce(x, axis=-1, keepdims=True))
+    if name == "softmax_xent"
+    else 1 / (1 + np.exp(-x))
+  )
   return p - y
 
 
@@ -59,24 +61,27 @@ def test_values_and_gradients_match_numpy(name, soft, smoothing):
   grads = jax.grad(lambda x: loss(x, labels).sum())(logits)
   np.testing.assert_allclose(grads, gradient(name, logits, labels, smoothing), atol=2e-6)
   with pytest.raises(AssertionError):  # the test sees a smoothing that is off by 0.01
-    np.testing.assert_allclose(got, expected(name, logits, labels, smoothing + 0.01), rtol=2e-6,
-                               atol=1e-6)
+    np.testing.assert_allclose(
+      got, expected(name, logits, labels, smoothing + 0.01), rtol=2e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", losses.names())
 def test_a_hard_label_is_its_one_hot_vector(name):
   logits, labels, _ = batch()
   loss = losses.make(name, K, 0.1)
-  np.testing.assert_array_equal(loss(logits, labels),
-                                loss(logits, np.eye(K, dtype=np.float32)[labels]))
+  np.testing.assert_array_equal(
+    loss(logits, labels), loss(logits, np.eye(K, dtype=np.float32)[labels])
+  )
 
 
 @pytest.mark.parametrize("name", losses.names())
 def test_large_logits_stay_finite(name):
   logits = np.float32([[1e4, -1e4, 0, 0, 0, 0, 0], [-3e38, 3e38, 0, 0, 0, 0, 0]])
   loss = losses.make(name, K)
-  np.testing.assert_allclose(loss(logits[:1], np.array([0])),
-                             [0.0 if name == "softmax_xent" else 5 * np.log(2)], rtol=1e-6)
+  np.testing.assert_allclose(
+    loss(logits[:1], np.array([0])), [0.0 if name == "softmax_xent" else 5 * np.log(2)], rtol=1e-6
+  )
   wrong = loss(logits[:1], np.array([1]))
   np.testing.assert_allclose(wrong, [2e4 if name == "softmax_xent" else 2e4 + 5 * np.log(2)])
   for labels in ([1, 1], [0, 1]):
@@ -94,8 +99,10 @@ def test_bfloat16_logits_are_accumulated_in_float32(name):
   assert got.dtype == jnp.float32
   want = np.log(num_classes) if name == "softmax_xent" else num_classes * np.log(2)
   np.testing.assert_allclose(got, [want, want], rtol=1e-6)
-  assert jax.grad(lambda x: losses.make(name, num_classes)(x, jnp.array([0, 5])).sum())(
-      logits).dtype == jnp.bfloat16
+  assert (
+    jax.grad(lambda x: losses.make(name, num_classes)(x, jnp.array([0, 5])).sum())(logits).dtype
+    == jnp.bfloat16
+  )
 
 
 @pytest.mark.parametrize("name", losses.names())
@@ -119,8 +126,11 @@ def test_is_never_negative_and_equals_minus_log_likelihood(name, seed, scale, sm
 @given(seed=st.integers(0, 10**6), shift=st.floats(-1000, 1000))
 def test_softmax_does_not_see_a_common_shift(seed, shift):
   logits, labels, _ = batch(seed)
-  np.testing.assert_allclose(losses.softmax_xent(logits + np.float32(shift), labels),
-                             losses.softmax_xent(logits, labels), atol=1e-3)
+  np.testing.assert_allclose(
+    losses.softmax_xent(logits + np.float32(shift), labels),
+    losses.softmax_xent(logits, labels),
+    atol=1e-3,
+  )
 
 
 def test_sigmoid_sums_over_classes_and_the_batch_is_averaged():
@@ -148,12 +158,15 @@ def test_an_index_that_is_no_class_gives_nan_for_its_example_only(name, label):
   assert list(np.isnan(losses.make(name, K, 0.1)(logits, labels))) == [i == 2 for i in range(B)]
 
 
-@pytest.mark.parametrize(("call", "message"), [
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
     (lambda: losses.make("softmax", K), "unknown loss 'softmax': did you mean 'softmax_xent'"),
     (lambda: losses.make("zzz", K), "choose one of sigmoid_xent, softmax_xent"),
     (lambda: losses.make("softmax_xent", K, 1.0), r"label_smoothing must be in \[0, 1\), got 1.0"),
     (lambda: losses.make("softmax_xent", K, -0.1), "label_smoothing must be"),
-])
+  ],
+)
 def test_mistakes_are_named(call, message):
   with pytest.raises(UserError, match=message):
     call()

@@ -11,10 +11,26 @@ from vit_jax.measurements import Measurement, Writer
 
 def make(step: int, **changes) -> Measurement:
   fields = dict(
-      run="r", branch=None, final=False, model="ViT-mu/4", parameters=1, image_size=16, step=step,
-      images_seen=step, train_flops=1.0, flops_per_image=1.0, device_kind="cpu", device_count=1,
-      device_seconds=1.0, dataset="d", dataset_size=1, seed=0, config_hash="h",
-      metrics={"test_error": 0.5}, time="t")
+    run="r",
+    branch=None,
+    final=False,
+    model="ViT-mu/4",
+    parameters=1,
+    image_size=16,
+    step=step,
+    images_seen=step,
+    train_flops=1.0,
+    flops_per_image=1.0,
+    device_kind="cpu",
+    device_count=1,
+    device_seconds=1.0,
+    dataset="d",
+    dataset_size=1,
+    seed=0,
+    config_hash="h",
+    metrics={"test_error": 0.5},
+    time="t",
+  )
   return Measurement(**{**fields, **changes})
 
 
@@ -76,8 +92,11 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
   """A file size limit stands for the disk: the write comes back short or fails."""
   Writer(tmp_path).write(make(1))
   before = (tmp_path / measurements.FILE_NAME).read_bytes()
-  code = subprocess.run([sys.executable, "-c", FILL, str(tmp_path), str(len(before) + 20)],
-                        cwd=Path(__file__).parent, check=False).returncode
+  code = subprocess.run(
+    [sys.executable, "-c", FILL, str(tmp_path), str(len(before) + 20)],
+    cwd=Path(__file__).parent,
+    check=False,
+  ).returncode
   assert code == 7
   assert (tmp_path / measurements.FILE_NAME).read_bytes() == before
 

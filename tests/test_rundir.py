@@ -8,16 +8,24 @@ from vit_jax import config as config_lib
 from vit_jax import rundir
 from vit_jax.errors import UserError
 
-HOLD = "import sys, pathlib; from vit_jax import rundir\n" \
-       "with rundir.lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+HOLD = (
+  "import sys, pathlib; from vit_jax import rundir\n"
+  "with rundir.lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+)
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
-  with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE, text=True) as other:
+  with subprocess.Popen(
+    [sys.executable, "-c", HOLD, str(tmp_path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as other:
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(rundir.Locked, match=f"in use by another process .pid {other.pid} on"), \
-        rundir.lock(tmp_path):
+    with (
+      pytest.raises(rundir.Locked, match=f"in use by another process .pid {other.pid} on"),
+      rundir.lock(tmp_path),
+    ):
       pass
     other.kill()
   with rundir.lock(tmp_path):
@@ -26,8 +34,10 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match="cannot write to run directory .*file"), \
-      rundir.lock(tmp_path / "file"):
+  with (
+    pytest.raises(UserError, match="cannot write to run directory .*file"),
+    rundir.lock(tmp_path / "file"),
+  ):
     pass
 
 

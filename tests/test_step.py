@@ -19,8 +19,10 @@ def loss(params, batch_stats, batch, key):
 def problem():
   rng = np.random.default_rng(0)
   params = {"w": jnp.asarray(rng.normal(size=(5,)), jnp.float32), "b": jnp.float32(0.3)}
-  batch = {"image": jnp.asarray(rng.normal(size=(12, 5)), jnp.float32),
-           "label": jnp.asarray(rng.normal(size=12), jnp.float32)}
+  batch = {
+    "image": jnp.asarray(rng.normal(size=(12, 5)), jnp.float32),
+    "label": jnp.asarray(rng.normal(size=12), jnp.float32),
+  }
   return params, batch
 
 
@@ -41,12 +43,25 @@ def test_accumulated_gradient_is_that_of_the_batch(problem, accumulate):
 def test_step_counts_and_cools_down(problem):
   params, batch = problem
   tx = optax.GradientTransformationExtraArgs(
-      lambda p: (),
-      lambda g, s, p, learning_rate: (jax.tree.map(lambda x: -learning_rate * x, g), s))
-  fn = jax.jit(step.make_train_step(step.make_gradient(loss, parallel.make_mesh(), 1), tx,
-                                    lambda t: jnp.float32(0.1), "linear", seed=0))
-  state = TrainState(step=jnp.int32(0), params=params, batch_stats={}, opt_state=(),
-                     cooldown_start=jnp.int32(2), cooldown_end=jnp.int32(4))
+    lambda p: (), lambda g, s, p, learning_rate: (jax.tree.map(lambda x: -learning_rate * x, g), s)
+  )
+  fn = jax.jit(
+    step.make_train_step(
+      step.make_gradient(loss, parallel.make_mesh(), 1),
+      tx,
+      lambda t: jnp.float32(0.1),
+      "linear",
+      seed=0,
+    )
+  )
+  state = TrainState(
+    step=jnp.int32(0),
+    params=params,
+    batch_stats={},
+    opt_state=(),
+    cooldown_start=jnp.int32(2),
+    cooldown_end=jnp.int32(4),
+  )
   rates = []
   for _ in range(5):
     state, metrics = fn(state, batch)

@@ -25,8 +25,9 @@ def assert_same(a, b):
 
 def results(workdir):
   """Returns every measurement of a run without what depends on the clock."""
-  found = [m for d in (workdir, *sorted((workdir / "branches").glob("*")))
-           for m in measurements.read(d)]
+  found = [
+    m for d in (workdir, *sorted((workdir / "branches").glob("*"))) for m in measurements.read(d)
+  ]
   return [{k: v for k, v in m.items() if k not in ("device_seconds", "time")} for m in found]
 
 
@@ -41,7 +42,10 @@ def whole(tmp_path_factory):
 def test_what_a_run_leaves(whole):
   found = results(whole)
   assert [(m["branch"], m["step"], m["final"]) for m in found] == [
-      (None, 6, False), (12, 12, True), (8, 8, True)]
+    (None, 6, False),
+    (12, 12, True),
+    (8, 8, True),
+  ]
   last = found[1]
   assert last["images_seen"] == 12 * 32
   assert last["train_flops"] == 3 * last["flops_per_image"] * 12 * 32
@@ -74,6 +78,7 @@ class StopAt:
 def test_resume_is_bit_exact(whole, tmp_path, monkeypatch, stop, step):
   """Stopped in the trunk (1, 5), at the start of the branch of 8, in that of 12; started again."""
   from contextlib import nullcontext
+
   with monkeypatch.context() as m:
     m.setattr(signals, "catch", lambda: nullcontext(StopAt(stop)))
     with pytest.raises(signals.Interrupted, match=f"saved at step {step};"):
@@ -96,8 +101,9 @@ def test_a_branch_alone_gives_the_same_result(whole, tmp_path):
   shutil.rmtree(tmp_path / "branches")
   train.run(tiny(), tmp_path, "t", branch=12)
   assert not (tmp_path / "branches/8").exists()
-  assert_same(final_state(tmp_path / "branches/12", tiny()),
-              final_state(whole / "branches/12", tiny()))
+  assert_same(
+    final_state(tmp_path / "branches/12", tiny()), final_state(whole / "branches/12", tiny())
+  )
 
 
 def test_a_longer_trunk_redoes_nothing(whole, tmp_path):
@@ -109,8 +115,9 @@ def test_a_longer_trunk_redoes_nothing(whole, tmp_path):
   assert [(m["branch"], m["step"]) for m in new] == [(None, 12), (16, 16)]
   fresh = tmp_path / "fresh"
   train.run(longer, fresh, "t")
-  assert_same(final_state(tmp_path / "branches/16", longer),
-              final_state(fresh / "branches/16", longer))
+  assert_same(
+    final_state(tmp_path / "branches/16", longer), final_state(fresh / "branches/16", longer)
+  )
 
 
 def test_a_branch_between_starts_from_an_earlier_checkpoint(whole, tmp_path):
@@ -119,8 +126,7 @@ def test_a_branch_between_starts_from_an_earlier_checkpoint(whole, tmp_path):
   train.run(more, tmp_path, "t")
   fresh = tmp_path / "fresh"
   train.run(more, fresh, "t")
-  assert_same(final_state(tmp_path / "branches/10", more),
-              final_state(fresh / "branches/10", more))
+  assert_same(final_state(tmp_path / "branches/10", more), final_state(fresh / "branches/10", more))
 
 
 def test_a_changed_config_is_refused(whole):
@@ -143,7 +149,9 @@ def test_other_images_are_refused(whole, tmp_path):
     train.execute(built, tmp_path, signals.StopFlag())
 
 
-@pytest.mark.parametrize(("changes", "message"), [
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
     ({"schedule": {"name": "cosine"}, "total_steps": 20}, "cannot be the trunk"),
     ({"cooldown_shape": "linaer"}, "linear"),
     ({"evaluators": {}}, "evaluators is empty"),
@@ -152,7 +160,8 @@ def test_other_images_are_refused(whole, tmp_path):
     ({"evaluators": {"test": {"type": "classification", "evry": 1}}}, "did you mean 'every'"),
     ({"data": {"eval": "resize(32)"}}, "32 x 32 pixels.*image_size is 16"),
     ({"data": {"eval": "valu_range(-1, 1)"}}, "value_range"),
-])
+  ],
+)
 def test_mistakes_show_before_any_step(tmp_path, changes, message):
   with pytest.raises(UserError, match=message):
     train.prepare(tiny(**changes), tmp_path, "t")
@@ -170,9 +179,13 @@ def test_branch_mistakes(whole, tmp_path):
 
 def test_nan_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
   """A learning rate that rises until it breaks the model, after the branch of 4 has left."""
-  config = tiny(optimizer={"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0},
-                schedule={"name": "constant", "warmup": 10**9}, checkpoint_every=1,
-                branches=(4, 400), cooldown=0.5)
+  config = tiny(
+    optimizer={"name": "sgd", "learning_rate": 1e30, "clip_norm": 0.0},
+    schedule={"name": "constant", "warmup": 10**9},
+    checkpoint_every=1,
+    branches=(4, 400),
+    cooldown=0.5,
+  )
   with pytest.raises(train.Diverged, match=r"step \d+.*its checkpoint at step \d+ is kept") as e:
     train.run(config, tmp_path, "t")
   checkpoints = Checkpoints(tmp_path, read_only=True)
@@ -210,12 +223,18 @@ def test_a_damaged_checkpoint_is_named(whole, tmp_path):
 
 def test_a_small_run_learns(tmp_path):
   """On an easy set without label noise; chance is an error of 0.9 and a loss of log(10)."""
-  config = tiny(branches=(), total_steps=200, cooldown=0.3, batch_size=64, checkpoint_every=1000,
-                model={"name": "ViT-w32d2/4", "pool": "gap"},
-                data={"name": "synthetic(glyphs=3, label_noise=0, train_size=8192, "
-                              "test_size=1000)"},
-                optimizer={"learning_rate": 3e-3}, schedule={"warmup": 10, "timescale": 500},
-                evaluators={"test": {"type": "classification"}})
+  config = tiny(
+    branches=(),
+    total_steps=200,
+    cooldown=0.3,
+    batch_size=64,
+    checkpoint_every=1000,
+    model={"name": "ViT-w32d2/4", "pool": "gap"},
+    data={"name": "synthetic(glyphs=3, label_noise=0, train_size=8192, test_size=1000)"},
+    optimizer={"learning_rate": 3e-3},
+    schedule={"warmup": 10, "timescale": 500},
+    evaluators={"test": {"type": "classification"}},
+  )
   train.run(config, tmp_path, "t")
   (last,) = measurements.read(tmp_path)
   assert last["final"]

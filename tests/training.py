@@ -32,16 +32,30 @@ def write_config(directory: Path) -> str:
 
 
 def command(config: str, workdir: Path, *flags: str) -> list[str]:
-  return [sys.executable, "-m", "vit_jax.main", "--config", config, "--workdir", str(workdir),
-          *flags]
+  return [
+    sys.executable,
+    "-m",
+    "vit_jax.main",
+    "--config",
+    config,
+    "--workdir",
+    str(workdir),
+    *flags,
+  ]
 
 
-def start(config: str, workdir: Path, *flags: str, devices: int = 1, **env: str
-          ) -> subprocess.Popen:
+def start(
+  config: str, workdir: Path, *flags: str, devices: int = 1, **env: str
+) -> subprocess.Popen:
   env = {**os.environ, **env}
   env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-  return subprocess.Popen(command(config, workdir, *flags), env=env, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True)
+  return subprocess.Popen(
+    command(config, workdir, *flags),
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:

@@ -28,8 +28,9 @@ class Checkpoints:
   only when it is complete: a kill at any moment leaves the earlier ones.
   """
 
-  def __init__(self, run_directory: Path, keep: Iterable[int] = (), read_only: bool = False
-               ) -> None:
+  def __init__(
+    self, run_directory: Path, keep: Iterable[int] = (), read_only: bool = False
+  ) -> None:
     """Opens the checkpoints below a run directory.
 
     Args:
@@ -38,13 +39,17 @@ class Checkpoints:
       read_only: for a branch that starts from another run's checkpoint.
     """
     self.directory = Path(run_directory).absolute() / DIRECTORY
-    policy = policies.AnyPreservationPolicy([
-        policies.LatestN(KEEP_LATEST), policies.CustomSteps(tuple(keep))])
-    options = (ocp.CheckpointManagerOptions(read_only=True) if read_only else
-               ocp.CheckpointManagerOptions(preservation_policy=policy,
-                                            cleanup_tmp_directories=True))
+    policy = policies.AnyPreservationPolicy(
+      [policies.LatestN(KEEP_LATEST), policies.CustomSteps(tuple(keep))]
+    )
+    options = (
+      ocp.CheckpointManagerOptions(read_only=True)
+      if read_only
+      else ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+    )
     self._manager = ocp.CheckpointManager(
-        self.directory, options=options, item_names=("params", "rest", "meta"))
+      self.directory, options=options, item_names=("params", "rest", "meta")
+    )
 
   def steps(self) -> list[int]:
     """Returns the steps of all complete checkpoints, ascending."""
@@ -60,9 +65,15 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     params, rest = _split(state)
-    self._manager.save(step, force=True, args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest),
-        meta=ocp.args.JsonSave(meta)))
+    self._manager.save(
+      step,
+      force=True,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        rest=ocp.args.StandardSave(rest),
+        meta=ocp.args.JsonSave(meta),
+      ),
+    )
 
   def meta(self, step: int) -> dict[str, Any]:
     """Returns the meta data of a step.
@@ -79,8 +90,9 @@ class Checkpoints:
       UserError: the checkpoint is damaged, or is one of another model or optimiser.
     """
     params, rest = _split(target)
-    found = self._read(step, params=ocp.args.StandardRestore(params),
-                       rest=ocp.args.StandardRestore(rest))
+    found = self._read(
+      step, params=ocp.args.StandardRestore(params), rest=ocp.args.StandardRestore(rest)
+    )
     return target.replace(params=found.params, **found.rest)
 
   def _read(self, step: int, **items: Any) -> Any:
@@ -90,8 +102,10 @@ class Checkpoints:
       reason = " ".join(str(e).split())[:200]
       earlier = self.latest(at_most=step - 1)
       then = f"to continue from step {earlier}" if earlier is not None else "to start over"
-      raise UserError(f"cannot read checkpoint {self.directory / str(step)} ({reason}): move this "
-                      f"folder away {then}") from e
+      raise UserError(
+        f"cannot read checkpoint {self.directory / str(step)} ({reason}): move this "
+        f"folder away {then}"
+      ) from e
 
   def wait(self) -> None:
     """Returns when all started saves are on the disk."""

@@ -63,13 +63,16 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
   return _override(config_lib.resolve(changes), overrides)
 
 
-def _override(config: ml_collections.ConfigDict, overrides: Sequence[str]
-              ) -> ml_collections.ConfigDict:
+def _override(
+  config: ml_collections.ConfigDict, overrides: Sequence[str]
+) -> ml_collections.ConfigDict:
   for text in overrides:
     match = _OVERRIDE.match(text)
     if match is None and text.startswith("-"):
-      raise UserError(f"unknown flag '{text.split('=')[0]}': --help lists the flags, "
-                      "and --config.KEY=VALUE sets a config key")
+      raise UserError(
+        f"unknown flag '{text.split('=')[0]}': --help lists the flags, "
+        "and --config.KEY=VALUE sets a config key"
+      )
     if match:
       _check_key(config, match.group(2))
   values = flags.FlagValues()

@@ -21,13 +21,22 @@ from vit_jax.errors import UserError
 OPEN_KEYS = ("evaluators", "ladder")
 
 # Keys that may change between two starts of one run: they do not alter what is computed.
-FREE_KEYS = ("branches", "ladder", "mesh", "log_every", "checkpoint_every", "data.dir",
-             "data.num_threads", "data.cache")
+FREE_KEYS = (
+  "branches",
+  "ladder",
+  "mesh",
+  "log_every",
+  "checkpoint_every",
+  "data.dir",
+  "data.num_threads",
+  "data.cache",
+)
 
 
 def default() -> ml_collections.ConfigDict:
   """Returns every key with its default; `placeholder` marks a type without a default value."""
-  return ml_collections.ConfigDict(dict(
+  return ml_collections.ConfigDict(
+    dict(
       seed=0,  # gives initialisation, data order, augmentation and dropout
       batch_size=128,  # images a step, over all devices and all accumulated micro-batches
       accumulate=1,  # micro-batches a step; the gradient is that of the whole batch
@@ -38,73 +47,65 @@ def default() -> ml_collections.ConfigDict:
       # its steps when below 1, else a number of steps; 0 is none.
       cooldown=0.0,
       cooldown_shape="linear",  # or "1-sqrt"
-
       model=dict(
-          name="ViT-Ti/16",  # `python -m vit_jax.models` lists the names
-          # Unset fields are the variant's own. Fields that a family lacks are refused.
-          width=placeholder(int),
-          depth=placeholder(int),
-          mlp_dim=placeholder(int),
-          num_heads=placeholder(int),
-          patch_size=placeholder(int),  # pixels
-          pool=placeholder(str),  # "tok", "gap" or "map"
-          posemb=placeholder(str),  # "learn" or "sincos2d"
-          cls_position=placeholder(bool),  # whether the class token has a position of its own
-          pre_logits=placeholder(bool),  # a dense layer with tanh before the head
-          gelu=placeholder(str),  # "tanh" (JAX code bases) or "erf" (PyTorch's)
-          dropout=placeholder(float),  # share of activations
-          drop_path=placeholder(float),  # rate at the last block, rising linearly from 0
-          head_zeroinit=placeholder(bool),  # start the head's kernel at 0
-          head_bias_init=placeholder(float),
-          dtype=placeholder(str),  # of computation: "float32" or "bfloat16"
-          scan=placeholder(bool),  # one compiled block, scanned over the layers
-          remat=placeholder(str),  # what the backward pass recomputes: "none", "full", "dots"
+        name="ViT-Ti/16",  # `python -m vit_jax.models` lists the names
+        # Unset fields are the variant's own. Fields that a family lacks are refused.
+        width=placeholder(int),
+        depth=placeholder(int),
+        mlp_dim=placeholder(int),
+        num_heads=placeholder(int),
+        patch_size=placeholder(int),  # pixels
+        pool=placeholder(str),  # "tok", "gap" or "map"
+        posemb=placeholder(str),  # "learn" or "sincos2d"
+        cls_position=placeholder(bool),  # whether the class token has a position of its own
+        pre_logits=placeholder(bool),  # a dense layer with tanh before the head
+        gelu=placeholder(str),  # "tanh" (JAX code bases) or "erf" (PyTorch's)
+        dropout=placeholder(float),  # share of activations
+        drop_path=placeholder(float),  # rate at the last block, rising linearly from 0
+        head_zeroinit=placeholder(bool),  # start the head's kernel at 0
+        head_bias_init=placeholder(float),
+        dtype=placeholder(str),  # of computation: "float32" or "bfloat16"
+        scan=placeholder(bool),  # one compiled block, scanned over the layers
+        remat=placeholder(str),  # what the backward pass recomputes: "none", "full", "dots"
       ),
-
       data=dict(
-          name="synthetic",  # a TFDS name, "synthetic", or the path of an image folder
-          dir=placeholder(str),  # of prepared TFDS sets; unset: TFDS_DATA_DIR
-          split="train",  # TFDS slicing works: "train[:98%]"
-          image_size=16,  # pixels that the model sees
-          # Preprocessing of one image, `op(args)|op(args)`; see vit_jax/data/transforms.py.
-          train="random_crop(16, pad=2)|value_range(-1, 1)",
-          eval="value_range(-1, 1)",
-          num_threads=2,  # that read and transform images
-          cache=placeholder(bool),  # decode once into memory; unset: when the set is small
+        name="synthetic",  # a TFDS name, "synthetic", or the path of an image folder
+        dir=placeholder(str),  # of prepared TFDS sets; unset: TFDS_DATA_DIR
+        split="train",  # TFDS slicing works: "train[:98%]"
+        image_size=16,  # pixels that the model sees
+        # Preprocessing of one image, `op(args)|op(args)`; see vit_jax/data/transforms.py.
+        train="random_crop(16, pad=2)|value_range(-1, 1)",
+        eval="value_range(-1, 1)",
+        num_threads=2,  # that read and transform images
+        cache=placeholder(bool),  # decode once into memory; unset: when the set is small
       ),
-
       loss=dict(
-          name="softmax_xent",  # or "sigmoid_xent"
-          label_smoothing=0.0,
+        name="softmax_xent",  # or "sigmoid_xent"
+        label_smoothing=0.0,
       ),
-
       optimizer=dict(
-          learning_rate=1e-3,  # peak
-          **optim.DEFAULTS,  # name, moments, weight_decay, clip_norm: vit_jax/optim/factory.py
+        learning_rate=1e-3,  # peak
+        **optim.DEFAULTS,  # name, moments, weight_decay, clip_norm: vit_jax/optim/factory.py
       ),
-
       schedule=dict(
-          name="rsqrt",  # "rsqrt", "constant", "linear", "cosine"
-          warmup=0,  # steps, linear from 0
-          timescale=10_000,  # steps, rsqrt only
-          shift=0,  # steps, rsqrt only
-          end=0.0,  # last learning rate as a share of the peak, linear and cosine only
+        name="rsqrt",  # "rsqrt", "constant", "linear", "cosine"
+        warmup=0,  # steps, linear from 0
+        timescale=10_000,  # steps, rsqrt only
+        shift=0,  # steps, rsqrt only
+        end=0.0,  # last learning rate as a share of the peak, linear and cosine only
       ),
-
       mesh=dict(
-          data=-1,  # devices along the batch; -1: all that are left
-          fsdp=1,  # devices over which parameters and optimiser state are sharded as well
+        data=-1,  # devices along the batch; -1: all that are left
+        fsdp=1,  # devices over which parameters and optimiser state are sharded as well
       ),
-
       # name -> dict(type=…, split=…, every=steps, …); every=0 evaluates only at the end.
       evaluators=dict(test=dict(type="classification", split="test", every=0)),
-
       log_every=50,  # steps between progress lines and TensorBoard points
       checkpoint_every=1_000,  # steps; a resumed run repeats at most as many
-
       # name -> the keys that one rung changes; each rung is a run in <workdir>/<name>.
       ladder=dict(),
-  ))
+    )
+  )
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -123,8 +124,10 @@ def _is_open(key: str) -> bool:
 def unknown_key(key: str) -> UserError:
   """Returns the error for a dotted key that `default()` does not have."""
   if _is_open(key):
-    return UserError(f"config key '{key}' is not in the config file; add it there (below "
-                     f"'{key.split('.')[0]}' only what the file sets can be overridden)")
+    return UserError(
+      f"config key '{key}' is not in the config file; add it there (below "
+      f"'{key.split('.')[0]}' only what the file sets can be overridden)"
+    )
   known = [k for k, _ in flatten(default().to_dict())]
   near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
   if not near:  # a right key at a wrong level
@@ -157,14 +160,23 @@ def _open_group(path: str, value: Any) -> ml_collections.ConfigDict:
   entries = value.items() if isinstance(value, Mapping) else [(None, value)]
   for name, entry in entries:
     if not isinstance(entry, Mapping) or not re.fullmatch(r"[\w-]+", name):
-      raise UserError(f"config key '{path}' must be a dict of name -> dict of keys, the names of "
-                      f"letters, digits, - and _; got {value!r}")
+      raise UserError(
+        f"config key '{path}' must be a dict of name -> dict of keys, the names of "
+        f"letters, digits, - and _; got {value!r}"
+      )
   return ml_collections.ConfigDict(value)
 
 
 def _check_ranges(config: ml_collections.ConfigDict) -> None:
-  least = {"batch_size": 1, "accumulate": 1, "log_every": 1, "checkpoint_every": 1, "seed": 0,
-           "data.image_size": 1, "data.num_threads": 0}
+  least = {
+    "batch_size": 1,
+    "accumulate": 1,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "seed": 0,
+    "data.image_size": 1,
+    "data.num_threads": 0,
+  }
   flat = dict(flatten(config.to_dict()))
   for key, low in least.items():
     if flat[key] < low:
@@ -191,8 +203,9 @@ def resolve(changes: Mapping[str, Any]) -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def rungs(config: ml_collections.ConfigDict, last_word: Sequence[str] = ()
-          ) -> dict[str, ml_collections.ConfigDict]:
+def rungs(
+  config: ml_collections.ConfigDict, last_word: Sequence[str] = ()
+) -> dict[str, ml_collections.ConfigDict]:
   """Returns name -> config of every rung of the ladder (name "" for a config without one).
 
   Args:
@@ -251,5 +264,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   open_end = _has_open_end(a) and _has_open_end(b)
   a, b = _identity(a, open_end), _identity(b, open_end)
   unset = "(not there)"
-  return [f"{k}: {a.get(k, unset)!r} -> {b.get(k, unset)!r}"
-          for k in sorted(a.keys() | b.keys()) if a.get(k, unset) != b.get(k, unset)]
+  return [
+    f"{k}: {a.get(k, unset)!r} -> {b.get(k, unset)!r}"
+    for k in sorted(a.keys() | b.keys())
+    if a.get(k, unset) != b.get(k, unset)
+  ]

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a config, a flag, a file or a data set.
+  """A mistake in a config, a flag, a file or a data set.
 
-    Its message is one line that says what is wrong, where, and what to do. The commands print
-    that line without a traceback and exit with status 2.
-    """
+  Its message is one line that says what is wrong, where, and what to do. The commands print
+  that line without a traceback and exit with status 2.
+  """
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:

@@ -54,8 +54,10 @@ def _count(jaxpr: Any) -> int:
     elif name == "scan":
       total += eqn.params["length"] * sum(inner)
     elif name in ("while", "shard_map", "pallas_call") and any(inner):
-      raise ValueError(f"the FLOPs of a '{name}' with matrix products inside cannot be counted: "
-                       "how often they run is not in the program")
+      raise ValueError(
+        f"the FLOPs of a '{name}' with matrix products inside cannot be counted: "
+        "how often they run is not in the program"
+      )
     else:
       total += sum(inner)
   return total
@@ -86,6 +88,7 @@ def model_flops(module: nn.Module, image_size: int, channels: int = 3) -> int:
     channels: of the image.
   """
   images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
-  variables = jax.eval_shape(lambda key, x: module.init(key, x, train=False),
-                             jax.random.key(0), images)
+  variables = jax.eval_shape(
+    lambda key, x: module.init(key, x, train=False), jax.random.key(0), images
+  )
   return forward_flops(lambda v, x: module.apply(v, x, train=False), variables, images)

@@ -70,9 +70,11 @@ class Job:
   @property
   def model_name(self) -> str:
     """The model's name, and the parts of its shape that the config changes: "ViT-S/16 depth=6"."""
-    changed = [f"{k}={self.config.model[k]}"
-               for k in ("width", "depth", "mlp_dim", "num_heads", "patch_size")
-               if self.config.model[k] is not None]
+    changed = [
+      f"{k}={self.config.model[k]}"
+      for k in ("width", "depth", "mlp_dim", "num_heads", "patch_size")
+      if self.config.model[k] is not None
+    ]
     return " ".join([self.config.model.name, *changed])
 
   @cached_property
@@ -83,10 +85,16 @@ class Job:
   def _local_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     data = self.config.data
     return pipeline.train_batches(
-        self.source, transforms=data.train, batch_size=self.config.batch_size,
-        seed=self.config.seed, start_step=start_step, num_threads=data.num_threads,
-        cache=data.cache, process_index=jax.process_index(),
-        process_count=jax.process_count())
+      self.source,
+      transforms=data.train,
+      batch_size=self.config.batch_size,
+      seed=self.config.seed,
+      start_step=start_step,
+      num_threads=data.num_threads,
+      cache=data.cache,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
 
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """Yields global training batches on the devices, from a step on."""
@@ -97,21 +105,34 @@ class Job:
     """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs."""
     loss = step.make_loss(self.model, self.loss_fn)
     fn = step.make_train_step(
-        step.make_gradient(loss, self.mesh, self.config.accumulate), self.tx,
-        make_schedule(self.config), self.config.cooldown_shape, self.config.seed)
+      step.make_gradient(loss, self.mesh, self.config.accumulate),
+      self.tx,
+      make_schedule(self.config),
+      self.config.cooldown_shape,
+      self.config.seed,
+    )
     shardings = jax.tree.map(lambda x: x.sharding, self.target)
-    jitted = jax.jit(fn, donate_argnums=0,
-                     out_shardings=(shardings, parallel.replicated(self.mesh)))
+    jitted = jax.jit(
+      fn, donate_argnums=0, out_shardings=(shardings, parallel.replicated(self.mesh))
+    )
     batch = next(self._local_batches(0))
     sharding = parallel.batch_sharding(self.mesh)
-    shapes = {k: jax.ShapeDtypeStruct((self.config.batch_size, *np.shape(v)[1:]), v.dtype,
-                                      sharding=sharding) for k, v in batch.items()}
+    shapes = {
+      k: jax.ShapeDtypeStruct(
+        (self.config.batch_size, *np.shape(v)[1:]), v.dtype, sharding=sharding
+      )
+      for k, v in batch.items()
+    }
     print_once(self._describe())
     compiled = jitted.lower(self.target, shapes).compile()
     memory = compiled.memory_analysis()
     if memory is not None:
-      peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
-              - memory.alias_size_in_bytes + memory.temp_size_in_bytes)
+      peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+      )
       print_once(f"  compiled: {gib(peak)} per device in a step")
     return compiled
 
@@ -119,24 +140,33 @@ class Job:
     """Returns what a person wants to know before the first step."""
     size = self.config.data.image_size
     total = state_lib.num_bytes(self.target)
-    own = state_lib.num_bytes(jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), self.target))
-    return (f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
-            f"{si(self.num_params)} parameters, {si(self.flops_per_image, 'FLOPs')} per image "
-            f"(forward)\n  {self.mesh.size} x {jax.devices()[0].device_kind} "
-            f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
-            f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
-            f"{self.config.accumulate} micro-batch(es)); state: {gib(total)} in all, "
-            f"{gib(own)} per device"
-            + "".join(f"\n  note: {note}" for note in self.fingerprint.notes))
+    own = state_lib.num_bytes(
+      jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), self.target
+      )
+    )
+    return (
+      f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
+      f"{si(self.num_params)} parameters, {si(self.flops_per_image, 'FLOPs')} per image "
+      f"(forward)\n  {self.mesh.size} x {jax.devices()[0].device_kind} "
+      f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
+      f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
+      f"{self.config.accumulate} micro-batch(es)); state: {gib(total)} in all, "
+      f"{gib(own)} per device" + "".join(f"\n  note: {note}" for note in self.fingerprint.notes)
+    )
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
   """Returns the trunk's learning rate as a function of the step."""
-  return schedules.make(config.schedule.name, learning_rate=config.optimizer.learning_rate,
-                        warmup=config.schedule.warmup, timescale=config.schedule.timescale,
-                        shift=config.schedule.shift, end=config.schedule.end,
-                        total_steps=config.total_steps)
+  return schedules.make(
+    config.schedule.name,
+    learning_rate=config.optimizer.learning_rate,
+    warmup=config.schedule.warmup,
+    timescale=config.schedule.timescale,
+    shift=config.schedule.shift,
+    end=config.schedule.end,
+    total_steps=config.total_steps,
+  )
 
 
 @lru_cache(maxsize=4)
@@ -155,8 +185,10 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   make_schedule(config)
   schedules.check_cooldown(config.cooldown_shape)
   if plan.branches and not schedules.is_horizon_free(config.schedule.name):
-    raise UserError(f"config.schedule.name='{config.schedule.name}' decays towards its own end, so "
-                    "it cannot be the trunk of config.branches: use rsqrt or constant")
+    raise UserError(
+      f"config.schedule.name='{config.schedule.name}' decays towards its own end, so "
+      "it cannot be the trunk of config.branches: use rsqrt or constant"
+    )
   mesh = parallel.make_mesh(**config.mesh)
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
 
@@ -165,18 +197,41 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
 
   source = load(config.data.split)
   fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
-  model = models.create(config.model.name, num_classes=source.info.num_classes,
-                        image_size=config.data.image_size, **fields)
+  model = models.create(
+    config.model.name,
+    num_classes=source.info.num_classes,
+    image_size=config.data.image_size,
+    **fields,
+  )
   channels = source[0]["image"].shape[-1]
   variables = jax.eval_shape(
-      lambda key: state_lib.init_variables(model, key, config.data.image_size, channels),
-      jax.random.key(0))
-  loss_fn = losses.make(config.loss.name, num_classes=source.info.num_classes,
-                        label_smoothing=config.loss.label_smoothing)
-  context = evaluators.Context(model=model, loss_fn=loss_fn, mesh=mesh, load=load,
-                               data=config.data, batch_size=config.batch_size)
-  return Job(config=config, name=name, plan=plan, mesh=mesh, source=source,
-             channels=channels, model=model, loss_fn=loss_fn,
-             tx=optim.make(config.optimizer, variables["params"],
-                           stacked=STACKED if config.model.scan else None),
-             evaluators=evaluators.make(config.evaluators, context))
+    lambda key: state_lib.init_variables(model, key, config.data.image_size, channels),
+    jax.random.key(0),
+  )
+  loss_fn = losses.make(
+    config.loss.name,
+    num_classes=source.info.num_classes,
+    label_smoothing=config.loss.label_smoothing,
+  )
+  context = evaluators.Context(
+    model=model,
+    loss_fn=loss_fn,
+    mesh=mesh,
+    load=load,
+    data=config.data,
+    batch_size=config.batch_size,
+  )
+  return Job(
+    config=config,
+    name=name,
+    plan=plan,
+    mesh=mesh,
+    source=source,
+    channels=channels,
+    model=model,
+    loss_fn=loss_fn,
+    tx=optim.make(
+      config.optimizer, variables["params"], stacked=STACKED if config.model.scan else None
+    ),
+    evaluators=evaluators.make(config.evaluators, context),
+  )

@@ -26,15 +26,18 @@ def _targets(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> ja
   elif labels.shape == logits.shape:
     targets = labels.astype(jnp.float32)
   else:
-    raise ValueError(f"labels {labels.dtype}{list(labels.shape)} do not fit logits "
-                     f"{list(logits.shape)}: give int [B] or float [B, K]")
+    raise ValueError(
+      f"labels {labels.dtype}{list(labels.shape)} do not fit logits "
+      f"{list(logits.shape)}: give int [B] or float [B, K]"
+    )
   if label_smoothing:
     targets = (1 - label_smoothing) * targets + label_smoothing / num_classes
   return targets
 
 
-def softmax_xent(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
-                 ) -> jax.Array:
+def softmax_xent(
+  logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
   """Returns the cross-entropy -sum_k y_k log softmax(logits)_k of each example, in nats.
 
   Args:
@@ -50,8 +53,9 @@ def softmax_xent(logits: jax.Array, labels: jax.Array, *, label_smoothing: float
   return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
 
 
-def sigmoid_xent(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
-                 ) -> jax.Array:
+def sigmoid_xent(
+  logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
   """Returns the binary cross-entropies of each example, summed over the classes, in nats.
 
   The sum, not the mean: the loss at initialisation grows with K unless the bias of the head

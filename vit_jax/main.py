@@ -25,20 +25,35 @@ from vit_jax.progress import print_once
 def parser() -> argparse.ArgumentParser:
   """Returns the command line."""
   p = argparse.ArgumentParser(
-      prog="python -m vit_jax.main", description=__doc__, allow_abbrev=False,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      epilog="vit_jax/config.py lists every config key with its default, unit and meaning.")
-  p.add_argument("--config", required=True, metavar="FILE.py[:ARG]",
-                 help="config file with get_config()")
-  p.add_argument("--workdir", required=True, type=Path, metavar="DIR",
-                 help="run directory: checkpoints, measurements.jsonl, TensorBoard events")
-  p.add_argument("--rung", metavar="NAME",
-                 help="of a config with a ladder: only this rung, in DIR/NAME")
-  p.add_argument("--branch", type=int, metavar="STEPS",
-                 help="only the branch that ends at this step, from the trunk's checkpoint in DIR "
-                 "(on another machine, say); the same result as without this flag")
-  p.add_argument("--list", action="store_true",
-                 help="print the plan (runs, branches, steps) and exit")
+    prog="python -m vit_jax.main",
+    description=__doc__,
+    allow_abbrev=False,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="vit_jax/config.py lists every config key with its default, unit and meaning.",
+  )
+  p.add_argument(
+    "--config", required=True, metavar="FILE.py[:ARG]", help="config file with get_config()"
+  )
+  p.add_argument(
+    "--workdir",
+    required=True,
+    type=Path,
+    metavar="DIR",
+    help="run directory: checkpoints, measurements.jsonl, TensorBoard events",
+  )
+  p.add_argument(
+    "--rung", metavar="NAME", help="of a config with a ladder: only this rung, in DIR/NAME"
+  )
+  p.add_argument(
+    "--branch",
+    type=int,
+    metavar="STEPS",
+    help="only the branch that ends at this step, from the trunk's checkpoint in DIR "
+    "(on another machine, say); the same result as without this flag",
+  )
+  p.add_argument(
+    "--list", action="store_true", help="print the plan (runs, branches, steps) and exit"
+  )
   group = p.add_argument_group("several processes (found by themselves on TPU pods and Slurm)")
   group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
   group.add_argument("--num_processes", type=int, metavar="N")
@@ -57,9 +72,10 @@ def main(argv: Sequence[str]) -> int:
       raise UserError(f"--rung {args.rung}: the rungs are {known}")
     rungs = {args.rung: rungs[args.rung]}
   root = args.workdir.resolve().name
-  runs = {name: (rung, args.workdir / name,
-                 branches.plan(rung.branches, rung.cooldown, rung.total_steps))
-          for name, rung in rungs.items()}
+  runs = {
+    name: (rung, args.workdir / name, branches.plan(rung.branches, rung.cooldown, rung.total_steps))
+    for name, rung in rungs.items()
+  }
   if args.branch is not None and len(runs) > 1:
     raise UserError(f"--branch needs --rung: the ladder has {', '.join(rungs)}")
   if args.list:
@@ -69,8 +85,10 @@ def main(argv: Sequence[str]) -> int:
   failed = []
   with signals.catch() as stop_flag:
     # All of them first: a mistake in the last rung should not show after the others have trained.
-    jobs = {name: train.prepare(rung, workdir, "/".join(filter(None, (root, name))), args.branch)
-            for name, (rung, workdir, _) in runs.items()}
+    jobs = {
+      name: train.prepare(rung, workdir, "/".join(filter(None, (root, name))), args.branch)
+      for name, (rung, workdir, _) in runs.items()
+    }
     for name, job in jobs.items():
       try:
         train.execute(job, runs[name][1], stop_flag, args.branch)
@@ -88,8 +106,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _print_plan(runs: dict) -> None:
   for name, (rung, workdir, plan) in runs.items():
-    print(f"{name or workdir.name}: {rung.model.name}, batch {rung.batch_size}, trunk "
-          f"{plan.trunk_steps} steps in {workdir}")
+    print(
+      f"{name or workdir.name}: {rung.model.name}, batch {rung.batch_size}, trunk "
+      f"{plan.trunk_steps} steps in {workdir}"
+    )
     for step, window in plan.branches.items():
       print(f"  branch {step}: cools down from step {window.start}")
     if plan.branches:

@@ -16,8 +16,9 @@ from vit_jax.errors import UserError
 MIN_SHARDED_SIZE = 2**14
 
 
-def initialize(coordinator: str | None = None, num_processes: int | None = None,
-               process_id: int | None = None) -> None:
+def initialize(
+  coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
   """Joins the processes of a multi-host run; does nothing for a single process.
 
   The flags win; else the environment decides: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES
@@ -34,11 +35,15 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
     jax.distributed.initialize(coordinator, num_processes, process_id)
   elif "JAX_COORDINATOR_ADDRESS" in env:
     number, rank = env.get("JAX_NUM_PROCESSES"), env.get("JAX_PROCESS_ID")
-    jax.distributed.initialize(num_processes=int(number) if number else None,
-                               process_id=int(rank) if rank else None)
+    jax.distributed.initialize(
+      num_processes=int(number) if number else None, process_id=int(rank) if rank else None
+    )
   # Inside `srun`, that is: a batch script alone has the number of tasks as well.
-  elif ("SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1
-        or "," in env.get("TPU_WORKER_HOSTNAMES", "")):
+  elif (
+    "SLURM_STEP_NODELIST" in env
+    and int(env.get("SLURM_NTASKS", 1)) > 1
+    or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+  ):
     jax.distributed.initialize()
 
 
@@ -54,10 +59,13 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     if sizes[axis] == -1 and other > 0:
       sizes[axis] = n // other
   if sizes["data"] * sizes["fsdp"] != n or min(sizes.values()) < 1:
-    raise UserError(f"config.mesh=(data={data}, fsdp={fsdp}) does not cover the {n} device(s): "
-                    "set data=-1 and an fsdp that divides them")
-  return jax.make_mesh((sizes["data"], sizes["fsdp"]), ("data", "fsdp"),
-                       axis_types=(AxisType.Auto, AxisType.Auto))
+    raise UserError(
+      f"config.mesh=(data={data}, fsdp={fsdp}) does not cover the {n} device(s): "
+      "set data=-1 and an fsdp that divides them"
+    )
+  return jax.make_mesh(
+    (sizes["data"], sizes["fsdp"]), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -97,18 +105,20 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
   parts = mesh.size * accumulate
   if batch_size < 1 or accumulate < 1 or batch_size % parts:
     near = max(1, round(batch_size / parts)) * parts
-    raise UserError(f"config.batch_size={batch_size} is not divisible by {mesh.size} device(s) x "
-                    f"accumulate={accumulate}: use a multiple of {parts}, such as {near}")
+    raise UserError(
+      f"config.batch_size={batch_size} is not divisible by {mesh.size} device(s) x "
+      f"accumulate={accumulate}: use a multiple of {parts}, such as {near}"
+    )
 
 
-def to_devices(batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh, ahead: int = 2
-               ) -> Iterator[dict[str, jax.Array]]:
+def to_devices(
+  batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
   """Turns each process's part of a batch into global sharded arrays, `ahead` batches early."""
   sharding = batch_sharding(mesh)
   queue: list[dict[str, jax.Array]] = []
   for batch in batches:
-    queue.append({k: jax.make_array_from_process_local_data(sharding, v)
-                  for k, v in batch.items()})
+    queue.append({k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()})
     if len(queue) > ahead:
       yield queue.pop(0)
   yield from queue

@@ -68,9 +68,15 @@ class Reporter:
     self._bar = None
     if not self._silent and sys.stderr.isatty():
       self._bar = Progress(
-          TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
-          TimeRemainingColumn(compact=True), TextColumn("{task.fields[stats]}"),
-          console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[stats]}"),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),
+      )
       self._task = self._bar.add_task(name, total=stop, completed=start, stats="")
 
   def __enter__(self) -> "Reporter":
@@ -79,8 +85,9 @@ class Reporter:
       self._bar.start()
     return self
 
-  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-               trace: TracebackType | None) -> None:
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+  ) -> None:
     """Takes the bar away."""
     if self._bar:
       self._bar.stop()
@@ -92,14 +99,19 @@ class Reporter:
     self._last = (step, now)
     rate = (step - before) / max(now - then, 1e-9)
     metrics = {**metrics, "images_per_second": rate * self._batch_size}
-    stats = (f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}  "
-             f"{metrics['images_per_second']:.0f} images/s")
+    stats = (
+      f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}  "
+      f"{metrics['images_per_second']:.0f} images/s"
+    )
     if self._bar:
       self._bar.update(self._task, completed=step, stats=f"{stats}  {memory_in_use()}")
     elif not self._silent:
       eta = seconds((self._stop - step) / max(rate, 1e-9))
-      print(f"{self._name}  {step}/{self._stop}  {stats}  ETA {eta}  memory {memory_in_use()}",
-            file=sys.stderr, flush=True)
+      print(
+        f"{self._name}  {step}/{self._stop}  {stats}  ETA {eta}  memory {memory_in_use()}",
+        file=sys.stderr,
+        flush=True,
+      )
     return metrics
 
   def pause(self, spent: float) -> None:

@@ -44,8 +44,10 @@ def lock(directory: Path) -> Iterator[None]:
     held = fd is None or _try_lock(fd)
     if not parallel.all_agree(held):
       owner = "" if fd is None else os.read(fd, 64).decode().strip()
-      raise Locked(f"{directory} is in use by another process ({owner or 'unknown'}): wait for "
-                   "it, stop it, or give another --workdir")
+      raise Locked(
+        f"{directory} is in use by another process ({owner or 'unknown'}): wait for "
+        "it, stop it, or give another --workdir"
+      )
     yield
   finally:
     if fd is not None:
@@ -87,9 +89,11 @@ def check_config(directory: Path, config: ml_collections.ConfigDict) -> None:
     raise UserError(f"{path} is not JSON ({e.msg}): restore it, or use a new --workdir") from e
   changed = config_lib.differences(old, config_lib.to_json(config))
   if changed:
-    raise UserError(f"{directory} holds a run with another config; it differs in "
-                    f"{'; '.join(changed)} (old -> new). Restore these values, or use a new "
-                    "--workdir")
+    raise UserError(
+      f"{directory} holds a run with another config; it differs in "
+      f"{'; '.join(changed)} (old -> new). Restore these values, or use a new "
+      "--workdir"
+    )
 
 
 def write_config(directory: Path, config: ml_collections.ConfigDict) -> None:

@@ -16,8 +16,9 @@ class Interrupted(Exception):  # noqa: N818  (no error: the run was asked to sto
     """Remembers which signal, and the step that was saved."""
     self.signum, self.step = signum, step
     saved = f"saved at step {step}" if step else "nothing to save yet"
-    super().__init__(f"{signal.Signals(signum).name} received: {saved}; the same command continues "
-                     "from there")
+    super().__init__(
+      f"{signal.Signals(signum).name} received: {saved}; the same command continues from there"
+    )
 
 
 class StopFlag:

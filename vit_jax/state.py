@@ -30,10 +30,14 @@ class TrainState(struct.PyTreeNode):
 
   def with_window(self, window: Window) -> "TrainState":
     """Returns the state with the learning rate's decay between two steps."""
+
     def like(old: jax.Array, value: int) -> jax.Array:
       return jax.device_put(jnp.int32(value), old.sharding)
-    return self.replace(cooldown_start=like(self.cooldown_start, window.start),
-                        cooldown_end=like(self.cooldown_end, window.end))
+
+    return self.replace(
+      cooldown_start=like(self.cooldown_start, window.start),
+      cooldown_end=like(self.cooldown_end, window.end),
+    )
 
   @property
   def variables(self) -> dict[str, Any]:
@@ -46,24 +50,30 @@ def as_variables(params: Any, batch_stats: Any) -> dict[str, Any]:
   return {"params": params, "batch_stats": batch_stats} if batch_stats else {"params": params}
 
 
-def init_variables(model: nn.Module, key: jax.Array, image_size: int, channels: int
-                   ) -> dict[str, Any]:
+def init_variables(
+  model: nn.Module, key: jax.Array, image_size: int, channels: int
+) -> dict[str, Any]:
   """Initialises a model on images of `image_size` pixels."""
   images = jnp.zeros((1, image_size, image_size, channels), jnp.float32)
   return model.init({"params": key}, images, train=False)
 
 
-def init_fn(model: nn.Module, tx: optax.GradientTransformation, image_size: int, channels: int
-            ) -> Callable[[jax.Array], TrainState]:
+def init_fn(
+  model: nn.Module, tx: optax.GradientTransformation, image_size: int, channels: int
+) -> Callable[[jax.Array], TrainState]:
   """Returns `f(key) -> TrainState` at step 0, to be jitted or shape-evaluated."""
 
   def init(key: jax.Array) -> TrainState:
     variables = init_variables(model, key, image_size, channels)
     params = variables["params"]
     return TrainState(
-        step=jnp.int32(0), params=params, batch_stats=variables.get("batch_stats", {}),
-        opt_state=tx.init(params), cooldown_start=jnp.int32(NEVER),
-        cooldown_end=jnp.int32(NEVER))
+      step=jnp.int32(0),
+      params=params,
+      batch_stats=variables.get("batch_stats", {}),
+      opt_state=tx.init(params),
+      cooldown_start=jnp.int32(NEVER),
+      cooldown_end=jnp.int32(NEVER),
+    )
 
   return init
 
@@ -71,12 +81,14 @@ def init_fn(model: nn.Module, tx: optax.GradientTransformation, image_size: int,
 def abstract(init: Callable[[jax.Array], TrainState], seed: int, mesh: Mesh) -> TrainState:
   """Returns the state's shapes, dtypes and shardings without computing it."""
   shapes = jax.eval_shape(init, jax.random.key(seed))
-  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                      shapes, parallel.state_shardings(mesh, shapes))
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    parallel.state_shardings(mesh, shapes),
+  )
 
 
-def create(init: Callable[[jax.Array], TrainState], seed: int, target: TrainState
-           ) -> TrainState:
+def create(init: Callable[[jax.Array], TrainState], seed: int, target: TrainState) -> TrainState:
   """Initialises a state from the seed, sharded as `target` (see `abstract`) says."""
   shardings = jax.tree.map(lambda x: x.sharding, target)
   return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))

@@ -27,8 +27,13 @@ def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
   """
 
   def loss(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-    out, changed = model.apply(as_variables(params, batch_stats), batch["image"], train=True,
-                               rngs={"dropout": key}, mutable=["batch_stats"])
+    out, changed = model.apply(
+      as_variables(params, batch_stats),
+      batch["image"],
+      train=True,
+      rngs={"dropout": key},
+      mutable=["batch_stats"],
+    )
     return loss_fn(out.logits, batch["label"]).mean(), changed.get("batch_stats", {})
 
   return loss
@@ -43,9 +48,11 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int) -> Callable:
   """
   value_and_grad = jax.value_and_grad(loss, has_aux=True)
   if accumulate == 1:
+
     def plain(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple:
       (value, batch_stats), grads = value_and_grad(params, batch_stats, batch, key)
       return value, batch_stats, grads
+
     return plain
 
   split = NamedSharding(mesh, P(None, ("data", "fsdp")))
@@ -63,16 +70,20 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int) -> Callable:
 
     zeros = jax.tree.map(jnp.zeros_like, params)
     (total, stats, grads), _ = jax.lax.scan(
-        body, (jnp.float32(0), batch_stats, zeros),
-        (jnp.arange(accumulate), jax.tree.map(cut, batch)))
+      body, (jnp.float32(0), batch_stats, zeros), (jnp.arange(accumulate), jax.tree.map(cut, batch))
+    )
     return total / accumulate, stats, jax.tree.map(lambda g: g / accumulate, grads)
 
   return accumulated
 
 
-def make_train_step(gradient: Callable, tx: optax.GradientTransformationExtraArgs,
-                    schedule: Callable[[jax.Array], jax.Array], cooldown_shape: str, seed: int
-                    ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+def make_train_step(
+  gradient: Callable,
+  tx: optax.GradientTransformationExtraArgs,
+  schedule: Callable[[jax.Array], jax.Array],
+  cooldown_shape: str,
+  seed: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Returns the pure step `(state, batch) -> (state, metrics)`; the caller jits and donates.
 
   Args:
@@ -90,10 +101,15 @@ def make_train_step(gradient: Callable, tx: optax.GradientTransformationExtraArg
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     loss, batch_stats, grads = gradient(state.params, state.batch_stats, batch, key)
     lr = schedule(state.step) * schedules.cooldown(
-        state.step, state.cooldown_start, state.cooldown_end, cooldown_shape)
+      state.step, state.cooldown_start, state.cooldown_end, cooldown_shape
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=lr)
-    new = state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
-                        batch_stats=batch_stats, opt_state=opt_state)
+    new = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+    )
     return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), "learning_rate": lr}
 
   return train_step

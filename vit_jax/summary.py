@@ -21,14 +21,31 @@ def show(runs: dict[Path, Plan], console: Console | None = None) -> None:
   """Prints one table over runs (workdir -> plan), and what their branches saved."""
   console = console or Console(width=124)  # as much as the table needs
   table = Table(title="Measurements", title_justify="left")
-  for heading in ("run", "model", "parameters", "steps", "images seen", "train FLOPs",
-                  "device time", "error", "loss"):
+  for heading in (
+    "run",
+    "model",
+    "parameters",
+    "steps",
+    "images seen",
+    "train FLOPs",
+    "device time",
+    "error",
+    "loss",
+  ):
     table.add_column(heading, justify="left" if heading in ("run", "model") else "right")
   for workdir in runs:
     for m in finals(workdir):
-      table.add_row(m["run"], m["model"], si(m["parameters"]), f"{m['step']:,}",
-                    si(m["images_seen"]), si(m["train_flops"]), seconds(m["device_seconds"]),
-                    _metric(m, "_error"), _metric(m, "_loss"))
+      table.add_row(
+        m["run"],
+        m["model"],
+        si(m["parameters"]),
+        f"{m['step']:,}",
+        si(m["images_seen"]),
+        si(m["train_flops"]),
+        seconds(m["device_seconds"]),
+        _metric(m, "_error"),
+        _metric(m, "_loss"),
+      )
     table.add_section()
   if table.row_count:
     console.print(table)
@@ -60,6 +77,8 @@ def savings(runs: dict[Path, Plan]) -> list[str]:
     time += sum(m["device_seconds"] - starts[b] * rate for b, m in done.items()) + trunk * rate
   if not scratch_steps:
     return []
-  return [f"Branches share their trunks: {steps:,} steps instead of {scratch_steps:,} "
-          f"({1 - steps / scratch_steps:.0%} saved), {seconds(time)} of device time instead of "
-          f"{seconds(scratch_time)}."]
+  return [
+    f"Branches share their trunks: {steps:,} steps instead of {scratch_steps:,} "
+    f"({1 - steps / scratch_steps:.0%} saved), {seconds(time)} of device time instead of "
+    f"{seconds(scratch_time)}."
+  ]

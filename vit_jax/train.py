@@ -46,8 +46,10 @@ class Diverged(UserError):
     """Remembers the step of the last checkpoint, whose parameters are finite."""
     self.last_good = last_good
     kept = f"its checkpoint at step {last_good} is kept" if last_good else "it had none to keep"
-    super().__init__(f"{what}: the run stops, {kept}; lower the learning rate or lengthen the "
-                     "warm-up, in a new --workdir")
+    super().__init__(
+      f"{what}: the run stops, {kept}; lower the learning rate or lengthen the "
+      "warm-up, in a new --workdir"
+    )
 
 
 def branch_directory(workdir: Path, step: int) -> Path:
@@ -55,8 +57,9 @@ def branch_directory(workdir: Path, step: int) -> Path:
   return workdir / "branches" / str(step)
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int | None = None
-        ) -> None:
+def run(
+  config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int | None = None
+) -> None:
   """Trains what a config asks for and `workdir` does not hold yet.
 
   Args:
@@ -74,8 +77,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int
     execute(prepare(config, workdir, name, branch), workdir, stop_flag, branch)
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int | None = None
-            ) -> Job:
+def prepare(
+  config: ml_collections.ConfigDict, workdir: Path, name: str, branch: int | None = None
+) -> Job:
   """Builds a run and checks it against its directory, before anything is trained or written.
 
   Args and errors: see `run`.
@@ -90,8 +94,9 @@ def prepare(config: ml_collections.ConfigDict, workdir: Path, name: str, branch:
   return job
 
 
-def execute(job: Job, workdir: Path, stop_flag: signals.StopFlag, branch: int | None = None
-            ) -> None:
+def execute(
+  job: Job, workdir: Path, stop_flag: signals.StopFlag, branch: int | None = None
+) -> None:
   """Trains what `prepare` has built; see `run`."""
   if branch is not None:
     _run_branch(job, workdir, branch, stop_flag)
@@ -125,8 +130,14 @@ def _run_branch(job: Job, workdir: Path, step: int, stop_flag: signals.StopFlag)
     _train_segment(job, directory, window, window.end, stop_flag, trunk=workdir)
 
 
-def _train_segment(job: Job, directory: Path, window: Window, stop: int,
-                   stop_flag: signals.StopFlag, trunk: Path | None = None) -> None:
+def _train_segment(
+  job: Job,
+  directory: Path,
+  window: Window,
+  stop: int,
+  stop_flag: signals.StopFlag,
+  trunk: Path | None = None,
+) -> None:
   """Trains one run directory up to step `stop`: a trunk, or (where it has one) a branch of it."""
   config, is_branch = job.config, trunk is not None
   record = measurements.Writer(directory, writes=jax.process_index() == 0)
@@ -137,8 +148,12 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
 
   def due(step: int) -> list[str]:
     """Returns the evaluators whose turn it is and whose measurement is not on the disk."""
-    return [name for name, e in job.evaluators.items() if step not in record
-            and ((ends and step == stop) or (e.every and step > shared and step % e.every == 0))]
+    return [
+      name
+      for name, e in job.evaluators.items()
+      if step not in record
+      and ((ends and step == stop) or (e.every and step > shared and step % e.every == 0))
+    ]
 
   checkpoints = Checkpoints(directory, keep=forks)
   try:
@@ -153,8 +168,9 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
       while True:
         # What a checkpoint or a measurement says must be about finite numbers.
         stopping = stop_flag.requested()
-        save = step > 0 and (step in forks or step == stop or stopping
-                             or step % config.checkpoint_every == 0)
+        save = step > 0 and (
+          step in forks or step == stop or stopping or step % config.checkpoint_every == 0
+        )
         names = due(step)
         if save or names:
           _check_finite(pending, step, checkpoints)
@@ -162,15 +178,31 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
           now = time.perf_counter()
           seconds += (now - clock) * jax.device_count()
           if not np.isfinite(_norm(state.params)):
-            raise Diverged(f"{label}, step {step}: parameters that are not finite",
-                           checkpoints.latest() or 0)
+            raise Diverged(
+              f"{label}, step {step}: parameters that are not finite", checkpoints.latest() or 0
+            )
           if save:
-            checkpoints.save(state, step, {
-                "device_seconds": seconds, "config_hash": job.config_hash,
-                "data_sha256": job.fingerprint.sha256})
+            checkpoints.save(
+              state,
+              step,
+              {
+                "device_seconds": seconds,
+                "config_hash": job.config_hash,
+                "data_sha256": job.fingerprint.sha256,
+              },
+            )
           if names:
-            _measure(job, record, checkpoints, state, step, seconds, names,
-                     branch=stop if is_branch else None, final=ends and step == stop)
+            _measure(
+              job,
+              record,
+              checkpoints,
+              state,
+              step,
+              seconds,
+              names,
+              branch=stop if is_branch else None,
+              final=ends and step == stop,
+            )
           clock = time.perf_counter()
           reporter.pause(clock - now)
         if stopping:
@@ -195,8 +227,9 @@ def _train_segment(job: Job, directory: Path, window: Window, stop: int,
     checkpoints.close()
 
 
-def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | None
-           ) -> tuple[TrainState, int, float]:
+def _start(
+  job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | None
+) -> tuple[TrainState, int, float]:
   """Returns (state, its step, device seconds spent): resumed, forked off the trunk, or fresh."""
   latest = checkpoints.latest()
   if latest is not None:
@@ -209,8 +242,10 @@ def _start(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | Non
       # The trunk and the branch are the same up to the window: any earlier checkpoint will do.
       fork, reached = source.latest(at_most=window.start), source.latest() or 0
       if reached < window.start:
-        raise UserError(f"the branch of {window.end} steps starts at step {window.start}, but the "
-                        f"trunk in {trunk} has only come to step {reached}: run the trunk on first")
+        raise UserError(
+          f"the branch of {window.end} steps starts at step {window.start}, but the "
+          f"trunk in {trunk} has only come to step {reached}: run the trunk on first"
+        )
       if fork is not None:
         print_once(f"{checkpoints.directory.parent}: starts from step {fork} of {trunk}")
         state, seconds = _restore(job, source, fork)
@@ -227,19 +262,24 @@ def _restore(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState,
     UserError: it was made under another config, from other images, or is damaged.
   """
   meta = checkpoints.meta(step)
-  for what, was, now in (("under another config", meta["config_hash"], job.config_hash),
-                         ("from other images", meta["data_sha256"], job.fingerprint.sha256)):
+  for what, was, now in (
+    ("under another config", meta["config_hash"], job.config_hash),
+    ("from other images", meta["data_sha256"], job.fingerprint.sha256),
+  ):
     if was != now:
-      raise UserError(f"checkpoint {checkpoints.directory / str(step)} was made {what} ({was}, "
-                      f"now {now}): restore them, or use a new --workdir")
+      raise UserError(
+        f"checkpoint {checkpoints.directory / str(step)} was made {what} ({was}, "
+        f"now {now}): restore them, or use a new --workdir"
+      )
   return checkpoints.restore(step, job.target), meta["device_seconds"]
 
 
 _norm = jax.jit(optax.tree.norm)
 
 
-def _check_finite(pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints
-                  ) -> dict[str, float]:
+def _check_finite(
+  pending: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints
+) -> dict[str, float]:
   """Returns the mean loss and norm and the last rate of the last steps; waits for them.
 
   Raises:
@@ -251,17 +291,29 @@ def _check_finite(pending: list[dict[str, jax.Array]], step: int, checkpoints: C
   for i, row in enumerate(rows):
     if not (np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])):
       raise Diverged(
-          f"step {step - len(rows) + i + 1}: loss {row['loss']:g}, gradient norm "
-          f"{row['grad_norm']:g}, learning rate {row['learning_rate']:g}",
-          checkpoints.latest() or 0)
-  return {"loss": float(np.mean([r["loss"] for r in rows])),
-          "grad_norm": float(np.mean([r["grad_norm"] for r in rows])),
-          "learning_rate": float(rows[-1]["learning_rate"])}
+        f"step {step - len(rows) + i + 1}: loss {row['loss']:g}, gradient norm "
+        f"{row['grad_norm']:g}, learning rate {row['learning_rate']:g}",
+        checkpoints.latest() or 0,
+      )
+  return {
+    "loss": float(np.mean([r["loss"] for r in rows])),
+    "grad_norm": float(np.mean([r["grad_norm"] for r in rows])),
+    "learning_rate": float(rows[-1]["learning_rate"]),
+  }
 
 
-def _measure(job: Job, record: measurements.Writer, checkpoints: Checkpoints, state: TrainState,
-             step: int, seconds: float, names: list[str], *, branch: int | None, final: bool
-             ) -> None:
+def _measure(
+  job: Job,
+  record: measurements.Writer,
+  checkpoints: Checkpoints,
+  state: TrainState,
+  step: int,
+  seconds: float,
+  names: list[str],
+  *,
+  branch: int | None,
+  final: bool,
+) -> None:
   """Evaluates a state and writes the measurement, after the checkpoint that it speaks of."""
   metrics: dict[str, float] = {}
   for name in names:
@@ -273,14 +325,27 @@ def _measure(job: Job, record: measurements.Writer, checkpoints: Checkpoints, st
   config, device = job.config, jax.devices()[0]
   images = step * config.batch_size
   measurement = measurements.Measurement(
-      run=job.name, branch=branch, final=final, model=job.model_name,
-      parameters=job.num_params, image_size=config.data.image_size, step=step,
-      images_seen=images, train_flops=3.0 * job.flops_per_image * images,
-      flops_per_image=float(job.flops_per_image), device_kind=device.device_kind,
-      device_count=jax.device_count(), device_seconds=round(seconds, 3),
-      dataset=job.source.info.name, dataset_size=job.source.info.size, seed=config.seed,
-      config_hash=job.config_hash, metrics=metrics, extra={"data_sha256": job.fingerprint.sha256},
-      time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    run=job.name,
+    branch=branch,
+    final=final,
+    model=job.model_name,
+    parameters=job.num_params,
+    image_size=config.data.image_size,
+    step=step,
+    images_seen=images,
+    train_flops=3.0 * job.flops_per_image * images,
+    flops_per_image=float(job.flops_per_image),
+    device_kind=device.device_kind,
+    device_count=jax.device_count(),
+    device_seconds=round(seconds, 3),
+    dataset=job.source.info.name,
+    dataset_size=job.source.info.size,
+    seed=config.seed,
+    config_hash=job.config_hash,
+    metrics=metrics,
+    extra={"data_sha256": job.fingerprint.sha256},
+    time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  )
   record.write(measurement)
   shown = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if not k.endswith("_examples"))
   print_once(f"{job.name}{f'@{branch}' if branch else ''}  step {step}: {shown}")

@@ -23,9 +23,15 @@ def numbered():
     i = np.arange(n)
     images = np.zeros((n, size, size, 3), np.uint8)
     images[..., 0], images[..., 1], images[..., 2] = (
-        (d % 256)[:, None, None] for d in (i, i // 256, i // 65536))
-    info = Info(name="numbered", split="train", num_classes=num_classes, size=n,
-                class_names=tuple(map(str, range(num_classes))))
+      (d % 256)[:, None, None] for d in (i, i // 256, i // 65536)
+    )
+    info = Info(
+      name="numbered",
+      split="train",
+      num_classes=num_classes,
+      size=n,
+      class_names=tuple(map(str, range(num_classes))),
+    )
     return ArraySource(info, images, (i % num_classes).astype(np.int32))
 
   return make
@@ -81,6 +87,6 @@ def cifar10_archive(tmp_path, make_tar):
   expected = {}
   for split, records in truth.items():
     records = np.concatenate(records)
-    planes = [records[:, 1 + 1024 * c:1025 + 1024 * c].reshape(-1, 32, 32) for c in range(3)]
+    planes = [records[:, 1 + 1024 * c : 1025 + 1024 * c].reshape(-1, 32, 32) for c in range(3)]
     expected[split] = np.stack(planes, -1), records[:, 0].astype(int)
   return make_tar(tmp_path / "cifar-10-binary.tar.gz", files), expected

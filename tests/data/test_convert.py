@@ -18,6 +18,7 @@ def _write_tfrecord(path, records):
 def tfrecord_set(image_folder, tmp_path):
   """The folder prepared, then its files put into TFRecord frames as TFDS would have them."""
   from array_record.python.array_record_module import ArrayRecordReader
+
   data_dir = tmp_path / "old"
   prepare.prepare_folder(image_folder, data_dir)
   directory = data_dir / "pets" / "1.0.0"
@@ -46,12 +47,15 @@ def test_a_converted_set_has_the_same_examples(tfrecord_set, image_folder, tmp_p
     convert.convert("pets", tfrecord_set, tmp_path / "new")
 
 
-@pytest.mark.parametrize(("damage", "message"), [
+@pytest.mark.parametrize(
+  ("damage", "message"),
+  [
     (lambda p: p.write_bytes(p.read_bytes()[:-3]), "is cut short or no TFRecord"),
     (lambda p: p.write_bytes(b"no records at all"), "is cut short or no TFRecord"),
     (lambda p: _write_tfrecord(p, [b"x"]), "has 1 of 21 examples"),
     (lambda p: p.unlink(), "has 0 of the 1 files of train"),
-])
+  ],
+)
 def test_a_damaged_set_is_refused_and_nothing_is_left(tfrecord_set, tmp_path, damage, message):
   (records,) = tfrecord_set.glob("pets/*/*-train.tfrecord-*")
   damage(records)
@@ -70,8 +74,10 @@ def test_what_is_not_there_or_not_tfrecord(tfrecord_set, image_folder, tmp_path)
     convert.convert("pets", tmp_path / "fine", tmp_path / "new")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None,
-                    reason="TensorFlow is installed, so nothing is missing")
+@pytest.mark.skipif(
+  importlib.util.find_spec("tensorflow") is not None,
+  reason="TensorFlow is installed, so nothing is missing",
+)
 def test_an_official_set_without_tensorflow_names_the_extra(tmp_path):
   with pytest.raises(UserError, match=r"pip install -e \.\[convert\]") as e:
     convert.prepare_official("dtd", tmp_path)

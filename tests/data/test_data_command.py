@@ -28,8 +28,16 @@ def test_prepare_info_show(cifar10_archive, tmp_path, capsys):
   assert "examples     15\n" in text
   assert "images       32x32x3\n" in text
   assert "fingerprint" in text
-  _run("show", "cifar10", "--data-dir", out, "--transforms", "random_crop(32, pad=4)|normalize",
-       "--out", tmp_path / "sheet.png")
+  _run(
+    "show",
+    "cifar10",
+    "--data-dir",
+    out,
+    "--transforms",
+    "random_crop(32, pad=4)|normalize",
+    "--out",
+    tmp_path / "sheet.png",
+  )
   sheet = cv2.imread(str(tmp_path / "sheet.png"))
   assert sheet.shape == (3 * 66, 10 * 66, 3)  # 30 images, enlarged twice
 

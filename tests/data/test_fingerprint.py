@@ -8,8 +8,13 @@ from vit_jax.data.sources import ArraySource, Info
 def _source(images, labels=None, name="x", encoding=None):
   n = len(images)
   labels = np.zeros(n, np.int32) if labels is None else labels
-  return ArraySource(Info(name=name, split="train", num_classes=2, size=n, class_names=("a", "b"),
-                          encoding=encoding), images, labels)
+  return ArraySource(
+    Info(
+      name=name, split="train", num_classes=2, size=n, class_names=("a", "b"), encoding=encoding
+    ),
+    images,
+    labels,
+  )
 
 
 @pytest.fixture
@@ -37,8 +42,11 @@ def test_mean_and_deviation_are_those_of_the_pixels(pixels):
 
 
 def test_images_of_several_sizes():
-  images = [np.zeros((4, 6, 3), np.uint8), np.zeros((9, 2, 3), np.uint8),
-            np.zeros((3, 3, 3), np.uint8)]
+  images = [
+    np.zeros((4, 6, 3), np.uint8),
+    np.zeros((9, 2, 3), np.uint8),
+    np.zeros((3, 3, 3), np.uint8),
+  ]
   assert dataset_fingerprint(_source(images)).shapes == ((3, 3, 3), (4, 6, 3))
 
 

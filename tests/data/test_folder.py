@@ -47,31 +47,39 @@ def test_tiny_imagenet_layout(tmp_path):
     for i in range(3):
       (tmp_path / split / "images" / f"{split}_{i}.png").write_bytes(data)
   (tmp_path / "val" / "val_annotations.txt").write_text(
-      "val_0.png\tn02\t0\t0\t1\t1\nval_1.png\tn01\t0\t0\t1\t1\nval_2.png\tn02\t0\t0\t1\t1\n")
+    "val_0.png\tn02\t0\t0\t1\t1\nval_1.png\tn01\t0\t0\t1\t1\nval_2.png\tn02\t0\t0\t1\t1\n"
+  )
   layout = folder.scan(tmp_path)
   assert layout.class_names == ("n01", "n02")
   assert len(layout.splits["train"]) == 4
   assert {p.name: k for p, k in layout.splits["val"]} == {
-      "val_0.png": 1, "val_1.png": 0, "val_2.png": 1}
+    "val_0.png": 1,
+    "val_1.png": 0,
+    "val_2.png": 1,
+  }
   assert "test" not in layout.splits  # it has no labels
 
 
 def test_grey_images_get_three_channels(tmp_path):
   grey = np.arange(16, dtype=np.uint8).reshape(4, 4)
   cv2.imwrite(str(tmp_path / "a.png"), grey)
-  np.testing.assert_array_equal(folder.read_image(tmp_path / "a.png"),
-                                np.repeat(grey[..., None], 3, -1))
+  np.testing.assert_array_equal(
+    folder.read_image(tmp_path / "a.png"), np.repeat(grey[..., None], 3, -1)
+  )
 
 
-@pytest.mark.parametrize(("suffix", "damage", "reason"), [
-    (".jpg", lambda d: d[:len(d) // 2], "cut short"),
+@pytest.mark.parametrize(
+  ("suffix", "damage", "reason"),
+  [
+    (".jpg", lambda d: d[: len(d) // 2], "cut short"),
     (".jpg", lambda d: d[:-2], "cut short"),
-    (".png", lambda d: d[:len(d) // 2], "cut short"),
-    (".webp", lambda d: d[:len(d) // 2], "cut short"),
+    (".png", lambda d: d[: len(d) // 2], "cut short"),
+    (".webp", lambda d: d[: len(d) // 2], "cut short"),
     (".jpg", lambda d: b"", "the file is empty"),
     (".jpg", lambda d: b"<html>not found</html>", "not an image"),
     (".bmp", lambda d: d[:20], "not an image"),
-])
+  ],
+)
 def test_a_corrupt_file_is_named(tmp_path, suffix, damage, reason):
   path = tmp_path / f"x{suffix}"
   image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -95,13 +103,21 @@ def test_a_thumbnail_does_not_hide_that_a_jpeg_is_cut_short():
     images.decode(whole[:-40])
 
 
-@pytest.mark.parametrize(("change", "message"), [
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
     (lambda r: shutil.rmtree(r / "train"), "has no train/ directory"),
     (lambda r: (r / "val" / "cat").rename(r / "val" / "cta"), "class 'cta', which"),
     (lambda r: [p.unlink() for p in r.glob("train/*/*")], "has no images"),
-    (lambda r: [p.rename(r / "val" / p.name) for p in r.glob("val/cat/*")]
-     and [shutil.rmtree(p) for p in r.glob("val/*/")], "images without class directories"),
-])
+    (
+      lambda r: (
+        [p.rename(r / "val" / p.name) for p in r.glob("val/cat/*")]
+        and [shutil.rmtree(p) for p in r.glob("val/*/")]
+      ),
+      "images without class directories",
+    ),
+  ],
+)
 def test_a_wrong_layout_gives_one_line(image_folder, change, message):
   change(image_folder)
   with pytest.raises(UserError, match=message) as e:

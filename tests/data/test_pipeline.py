@@ -59,8 +59,9 @@ def test_resumes_at_any_step(numbered, start):
 def test_processes_share_the_batch_of_one(numbered, count, on_demand):
   source = OnDemand(numbered(50)) if on_demand else numbered(50)
   whole = _take(source, 9, cache=False)
-  parts = [_take(source, 9, process_index=i, process_count=count, cache=False)
-           for i in range(count)]
+  parts = [
+    _take(source, 9, process_index=i, process_count=count, cache=False) for i in range(count)
+  ]
   for step, batch in enumerate(whole):
     for key, value in batch.items():
       np.testing.assert_array_equal(value, np.concatenate([p[step][key] for p in parts]))
@@ -91,15 +92,21 @@ def test_each_epoch_has_each_example_once_with_its_label(numbered, numbers, n, b
   seen = [i for b in taken for i in numbers(b["image"])]
   labels = np.concatenate([b["label"] for b in taken])
   for e in range(epochs):
-    assert sorted(seen[e * n:(e + 1) * n]) == list(range(n))
+    assert sorted(seen[e * n : (e + 1) * n]) == list(range(n))
   np.testing.assert_array_equal(labels, np.array(seen) % 10)
 
 
 @pytest.mark.parametrize("n", [1, 11, 12, 13, 30])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_evaluation_sees_every_example_once(numbered, numbers, n, count):
-  parts = [list(pipeline.eval_batches(numbered(n), transforms="", batch_size=12, process_index=i,
-                                      process_count=count)) for i in range(count)]
+  parts = [
+    list(
+      pipeline.eval_batches(
+        numbered(n), transforms="", batch_size=12, process_index=i, process_count=count
+      )
+    )
+    for i in range(count)
+  ]
   assert {len(p) for p in parts} == {-(-n // 12)}
   seen = []
   for step in range(len(parts[0])):
@@ -135,7 +142,7 @@ def test_a_wrong_transform_is_found_before_the_first_batch(numbered):
 def test_a_corrupt_jpeg_gives_one_line_from_any_thread(image_folder, cache, threads):
   bad = image_folder / "train" / "dog" / "0.jpg"
   data = bad.read_bytes()
-  bad.write_bytes(data[:len(data) // 2])
+  bad.write_bytes(data[: len(data) // 2])
   source = sources.load(str(image_folder), "train")
   with pytest.raises(UserError) as e:
     _take(source, 20, transforms="resize(8)", num_threads=threads, cache=cache)
@@ -164,6 +171,7 @@ def test_small_sets_are_decoded_once(image_folder, monkeypatch):
 
 def test_large_sets_are_not_kept(numbered, monkeypatch):
   from vit_jax.data import memory
+
   source = OnDemand(numbered(50))
   monkeypatch.setattr(memory, "LIMIT", 50 * 48 - 1)
   assert memory.cached(source) is source
@@ -181,8 +189,9 @@ def test_reads_ahead_but_not_without_end(numbered):
       Counting.count += 1
       return super().__getitem__(index)
 
-  batches = pipeline.train_batches(Counting(numbered(50)), transforms="", batch_size=8, seed=0,
-                                   num_threads=2, cache=False)
+  batches = pipeline.train_batches(
+    Counting(numbered(50)), transforms="", batch_size=8, seed=0, num_threads=2, cache=False
+  )
   next(batches)
   time.sleep(0.3)
   assert 16 <= Counting.count <= 8 * 8
@@ -191,8 +200,9 @@ def test_reads_ahead_but_not_without_end(numbered):
 def test_a_dropped_iterator_leaves_no_threads(numbered):
   before = threading.active_count()
   for _ in range(5):
-    batches = pipeline.train_batches(OnDemand(numbered(50)), transforms="", batch_size=8, seed=0,
-                                     cache=False)
+    batches = pipeline.train_batches(
+      OnDemand(numbered(50)), transforms="", batch_size=8, seed=0, cache=False
+    )
     next(batches)
     del batches
   time.sleep(0.5)

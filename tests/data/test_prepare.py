@@ -33,6 +33,7 @@ def test_cifar10_reads_back_identical(cifar10_archive, tmp_path, capsys):
 
 def test_cifar10_has_the_features_of_tfds(cifar10_archive, tmp_path):
   from vit_jax.data import tfds
+
   prepare.prepare_cifar("cifar10", tmp_path, cifar10_archive[0], any_checksum=True)
   builder = tfds.library().builder("cifar10", data_dir=tmp_path)  # TFDS's own class finds it
   data = builder.as_data_source(split="train")
@@ -47,9 +48,11 @@ def test_cifar100_has_both_labels(tmp_path, make_tar):
   rng = np.random.default_rng(2)
   records = {s: rng.integers(0, 20, (4, 3074), dtype=np.uint8) for s in ("train", "test")}
   names = {"coarse_label_names.txt": 20, "fine_label_names.txt": 100}
-  path = make_tar(tmp_path / "cifar-100-binary.tar.gz",
-                  {f"{s}.bin": r.tobytes() for s, r in records.items()}
-                  | {f: "\n".join(f"c{i}" for i in range(n)).encode() for f, n in names.items()})
+  path = make_tar(
+    tmp_path / "cifar-100-binary.tar.gz",
+    {f"{s}.bin": r.tobytes() for s, r in records.items()}
+    | {f: "\n".join(f"c{i}" for i in range(n)).encode() for f, n in names.items()},
+  )
   prepare.prepare_cifar("cifar100", tmp_path / "out", path, any_checksum=True)
   source = sources.load("cifar100", "train", tmp_path / "out")
   assert source.info.num_classes == 100
@@ -72,21 +75,35 @@ def _damaged(path, tmp_path, kind, make_tar):
   elif kind == "text":
     bad.write_bytes(b"<html>")
   else:
-    files = {"python": {"data_batch_1": b"x", "batches.meta": b"x"},
-             "other": {"readme.txt": b"x"},
-             "part": {**dict.fromkeys(batches, b"x" * 3072),
-                      "test_batch.bin": b"x", "batches.meta.txt": b"a"},
-             "label": {**dict.fromkeys(batches, b"\x07" * 3073),
-                       "test_batch.bin": b"\0" * 3073, "batches.meta.txt": b"a\nb"}}
+    files = {
+      "python": {"data_batch_1": b"x", "batches.meta": b"x"},
+      "other": {"readme.txt": b"x"},
+      "part": {
+        **dict.fromkeys(batches, b"x" * 3072),
+        "test_batch.bin": b"x",
+        "batches.meta.txt": b"a",
+      },
+      "label": {
+        **dict.fromkeys(batches, b"\x07" * 3073),
+        "test_batch.bin": b"\0" * 3073,
+        "batches.meta.txt": b"a\nb",
+      },
+    }
     make_tar(bad, files[kind])
   return bad
 
 
-@pytest.mark.parametrize(("kind", "message"), [
-    ("cut", "cannot be read as an archive"), ("text", "cannot be read as an archive"),
-    ("python", "Python version of cifar10, whose pickles"), ("other", "has no batches.meta.txt"),
-    ("part", "no whole number of 3073-byte records"), ("label", "beyond the 2 class names"),
-])
+@pytest.mark.parametrize(
+  ("kind", "message"),
+  [
+    ("cut", "cannot be read as an archive"),
+    ("text", "cannot be read as an archive"),
+    ("python", "Python version of cifar10, whose pickles"),
+    ("other", "has no batches.meta.txt"),
+    ("part", "no whole number of 3073-byte records"),
+    ("label", "beyond the 2 class names"),
+  ],
+)
 def test_a_wrong_archive_gives_one_line(cifar10_archive, tmp_path, make_tar, kind, message):
   bad = _damaged(cifar10_archive[0], tmp_path, kind, make_tar)
   with pytest.raises(UserError, match=message) as e:
@@ -121,10 +138,12 @@ def test_a_folder_reads_back_identical(image_folder, tmp_path):
 
 def test_jpegs_are_kept_byte_for_byte(image_folder, tmp_path):
   from vit_jax.data import tfds
+
   prepare.prepare_folder(image_folder, tmp_path / "out", name="animals")
   lib = tfds.library()
   data = lib.builder_from_directory(tmp_path / "out" / "animals" / "1.0.0").as_data_source(
-      split="train", decoders={"image": lib.decode.SkipDecoding()})
+    split="train", decoders={"image": lib.decode.SkipDecoding()}
+  )
   stored = {e["file_name"].decode(): e["image"] for e in data}
   for name, data in stored.items():
     if name.lower().endswith(("jpg", "jpeg", "png")):

@@ -11,8 +11,9 @@ from vit_jax.errors import UserError
 
 _REAL = os.environ.get("TFDS_DATA_DIR")
 _needs_cifar10 = pytest.mark.skipif(
-    not _REAL or not os.path.isdir(os.path.join(_REAL, "cifar10")),
-    reason="TFDS_DATA_DIR does not name a directory with a prepared cifar10")
+  not _REAL or not os.path.isdir(os.path.join(_REAL, "cifar10")),
+  reason="TFDS_DATA_DIR does not name a directory with a prepared cifar10",
+)
 _TINY = "synthetic(train_size=1000, test_size=100)"
 
 
@@ -22,7 +23,9 @@ def _away_from_home(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-@pytest.mark.parametrize(("split", "expected"), [
+@pytest.mark.parametrize(
+  ("split", "expected"),
+  [
     ("train", range(1000)),
     ("train[:98%]", range(980)),
     ("train[98%:]", range(980, 1000)),
@@ -31,7 +34,8 @@ def _away_from_home(monkeypatch, tmp_path):
     ("train[-5:]", range(995, 1000)),
     ("train[990:5000]", range(990, 1000)),
     ("train[:3]+train[500:502] + train[:1]", [0, 1, 2, 500, 501, 0]),
-])
+  ],
+)
 def test_slices(split, expected):
   whole, part = sources.load(_TINY, "train"), sources.load(_TINY, split)
   expected = list(expected)
@@ -53,13 +57,16 @@ def test_joins_different_splits():
   np.testing.assert_array_equal(both[1000]["image"], sources.load(_TINY, "test")[0]["image"])
 
 
-@pytest.mark.parametrize(("split", "message"), [
+@pytest.mark.parametrize(
+  ("split", "message"),
+  [
     ("val", "has no split 'val': it has train, test"),
     ("train[:0]", "'train\\[:0\\]' of .* is empty: train has 1000 examples"),
     ("train[:98", "cannot be read: write train, train"),
     ("train[::2]", "cannot be read"),
     ("", "cannot be read"),
-])
+  ],
+)
 def test_wrong_splits_give_one_line(split, message):
   with pytest.raises(UserError, match=message):
     sources.load(_TINY, split)
@@ -85,8 +92,9 @@ def test_an_unknown_name_gives_the_nearest_and_what_is_there(prepared):
   with pytest.raises(UserError) as e:
     sources.load("cifar01", "train", directory)
   assert str(e.value) == (
-      "unknown data set 'cifar01': did you mean cifar10? Else prepare it with: python -m "
-      f"vit_jax.data prepare cifar01 --out {directory} (in {directory} there is: cifar10)")
+    "unknown data set 'cifar01': did you mean cifar10? Else prepare it with: python -m "
+    f"vit_jax.data prepare cifar01 --out {directory} (in {directory} there is: cifar10)"
+  )
   with pytest.raises(UserError, match="did you mean synthetic"):
     sources.load("syntetic", "train", directory)
 
@@ -153,9 +161,11 @@ def test_a_set_without_labels_says_so(prepared):
 
 
 def test_nothing_imports_tensorflow_and_synthetic_starts_fast():
-  code = ("import sys; from vit_jax.data import sources; "
-          f"s = sources.load({_TINY!r}, 'train'); s[0]; "
-          "print(len(s), 'tensorflow' in sys.modules, 'tensorflow_datasets' in sys.modules)")
+  code = (
+    "import sys; from vit_jax.data import sources; "
+    f"s = sources.load({_TINY!r}, 'train'); s[0]; "
+    "print(len(s), 'tensorflow' in sys.modules, 'tensorflow_datasets' in sys.modules)"
+  )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert out.stdout.split() == ["1000", "False", "False"]
   assert out.stderr == ""
@@ -170,7 +180,8 @@ def test_real_cifar10():
   assert example["image"].shape == (32, 32, 3)
   assert example["image"].dtype == np.uint8
   images, labels = source.read(range(0, 49_000, 49))
-  np.testing.assert_allclose(np.stack(images).mean((0, 1, 2)) / 255, (0.4914, 0.4822, 0.4465),
-                             atol=0.02)
+  np.testing.assert_allclose(
+    np.stack(images).mean((0, 1, 2)) / 255, (0.4914, 0.4822, 0.4465), atol=0.02
+  )
   assert (np.bincount(labels, minlength=10) > 60).all()
   assert len(sources.load("cifar10", "test", _REAL)) == 10_000

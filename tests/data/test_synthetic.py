@@ -22,13 +22,19 @@ def _match(spec, images):
   scores = np.full((len(images), classes * count), -np.inf, np.float32)
   for y in places:
     for x in places:
-      cut = pixels[:, y:y + side, x:x + side].reshape(len(images), -1)
+      cut = pixels[:, y : y + side, x : x + side].reshape(len(images), -1)
       np.maximum(scores, np.abs(cut @ templates.T), out=scores)
   return scores.argmax(1) // count
 
 
-@pytest.mark.parametrize("spec", [_SMALL, Spec(test_size=1000, negative=0.5, jitter=2),
-                                  Spec(test_size=1000, size=20, classes=4, glyphs=20)])
+@pytest.mark.parametrize(
+  "spec",
+  [
+    _SMALL,
+    Spec(test_size=1000, negative=0.5, jitter=2),
+    Spec(test_size=1000, size=20, classes=4, glyphs=20),
+  ],
+)
 def test_who_knows_the_glyphs_errs_on_the_known_share_only(spec):
   images, classes, _ = synthetic.clean(spec, "test")
   answers = _match(spec, images)
@@ -37,7 +43,8 @@ def test_who_knows_the_glyphs_errs_on_the_known_share_only(spec):
   error = np.mean(answers != source.read(range(len(source)))[1])
   assert abs(error - source.info.irreducible_error) <= 0.001
   assert source.info.irreducible_error == pytest.approx(
-      spec.label_noise * (1 - 1 / spec.classes), abs=0.5 / spec.test_size)
+    spec.label_noise * (1 - 1 / spec.classes), abs=0.5 / spec.test_size
+  )
 
 
 def test_more_clutter_than_glyph_would_raise_the_floor():
@@ -50,8 +57,10 @@ def test_more_clutter_than_glyph_would_raise_the_floor():
 def test_a_linear_classifier_is_poor(negative):
   spec = Spec(train_size=20_000, test_size=2000, negative=negative)
   (x, y, _), (x_test, y_test, _) = (synthetic.clean(spec, s) for s in ("train", "test"))
-  x, x_test = (np.pad(a.reshape(len(a), -1) / 128 - 1, ((0, 0), (0, 1)), constant_values=1)
-               for a in (x, x_test))
+  x, x_test = (
+    np.pad(a.reshape(len(a), -1) / 128 - 1, ((0, 0), (0, 1)), constant_values=1)
+    for a in (x, x_test)
+  )
   ridge = 10 * np.eye(x.shape[1])
   weights = np.linalg.solve(x.T @ x + ridge, x.T @ np.eye(10)[y])
   assert np.mean((x_test @ weights).argmax(1) != y_test) > (0.3 if negative == 0 else 0.7)
@@ -95,8 +104,9 @@ def test_train_and_test_share_glyphs_but_no_image():
   keys = [{image.tobytes() for image in images} for images, _, _ in (train, test)]
   assert len(keys[0]) == 6000
   assert not keys[0] & keys[1]
-  common = [{*zip(labels[g < 3].tolist(), g[g < 3].tolist(), strict=True)}
-            for _, labels, g in (train, test)]
+  common = [
+    {*zip(labels[g < 3].tolist(), g[g < 3].tolist(), strict=True)} for _, labels, g in (train, test)
+  ]
   assert common[0] == common[1]
 
 
@@ -115,14 +125,17 @@ def test_images_fill_the_scale_without_clipping_much():
   assert images.std() > 30
 
 
-@pytest.mark.parametrize(("name", "message"), [
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
     ("synthetic(noise=0.1)", "unexpected keyword argument 'noise'; it takes synthetic(size"),
     ("synthetic(label_noise=1.5)", "label_noise and negative are shares"),
     ("synthetic(jitter=7)", "jitter=7 leaves a glyph less than 4 of 16 pixels"),
     ("synthetic(size=4)", "needs size >= 8"),
     ("synthetic(size=16", "cannot be read"),
     ("synthetic|synthetic", "must be one call"),
-])
+  ],
+)
 def test_wrong_options_give_one_line(name, message):
   with pytest.raises(UserError) as e:
     sources.load(name, "train")

@@ -19,14 +19,17 @@ def _run(text, batch, seed=5, start=100):
   return Transform(text)(batch, seed, start + np.arange(len(batch)))
 
 
-@pytest.mark.parametrize("text", [
+@pytest.mark.parametrize(
+  "text",
+  [
     "random_crop(8, pad=2)|flip|normalize('cifar10')",
     "random_crop(14, pad=4, mode='reflect')|value_range(0, 1)",
     "inception_crop(9)|flip|value_range(-1, 1)",
     "inception_crop(9, interpolation='bicubic', antialias=True)",
     "resize_small(11)|central_crop(8)|flip",
     "resize(7)|random_crop(5)|normalize(mean=0.5, std=0.25)",
-])
+  ],
+)
 def test_an_image_gets_the_same_alone_in_a_batch_and_in_a_list(text):
   batch = _pixels()
   whole = _run(text, batch)
@@ -50,11 +53,12 @@ def test_random_crop_and_flip_equal_a_plain_loop(mode):
   positions = 100 + np.arange(len(batch))
   u_crop, u_flip = uniforms(5, 0, positions, 2), uniforms(5, 1, positions, 1)
   for i, image in enumerate(batch):
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)),
-                    mode="constant" if mode == "zero" else "reflect")
+    padded = np.pad(
+      image, ((pad, pad), (pad, pad), (0, 0)), mode="constant" if mode == "zero" else "reflect"
+    )
     y = math.floor(u_crop[i, 0] * (10 + 2 * pad - size + 1))
     x = math.floor(u_crop[i, 1] * (12 + 2 * pad - size + 1))
-    expected = padded[y:y + size, x:x + size]
+    expected = padded[y : y + size, x : x + size]
     if u_flip[i, 0] < 0.5:
       expected = expected[:, ::-1]
     np.testing.assert_array_equal(got[i], expected)
@@ -80,12 +84,15 @@ def test_value_range_maps_the_ends_of_the_scale(channels):
   np.testing.assert_allclose(got, batch / 255 * 4 - 1, atol=1e-6)
 
 
-@pytest.mark.parametrize(("text", "mean", "std"), [
+@pytest.mark.parametrize(
+  ("text", "mean", "std"),
+  [
     ("normalize", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ("normalize('cifar10')", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     ("normalize(mean=(0.1, 0.2, 0.3), std=(1, 2, 3))", (0.1, 0.2, 0.3), (1, 2, 3)),
     ("normalize(mean=0.5, std=0.25)", (0.5,) * 3, (0.25,) * 3),
-])
+  ],
+)
 def test_normalize(text, mean, std):
   batch = _pixels()
   expected = (batch / 255 - np.array(mean)) / np.array(std)
@@ -145,8 +152,9 @@ def test_inception_boxes_keep_area_and_aspect_and_stay_inside(h, w, position):
 
 
 def test_inception_boxes_are_distributed_as_published():
-  boxes = np.array([crop_box(200, 200, u, (0.05, 1.0), (0.75, 4 / 3))
-                    for u in uniforms(1, 0, np.arange(4000), 22)])
+  boxes = np.array(
+    [crop_box(200, 200, u, (0.05, 1.0), (0.75, 4 / 3)) for u in uniforms(1, 0, np.arange(4000), 22)]
+  )
   area, ratio = boxes[:, 2] * boxes[:, 3] / 200**2, boxes[:, 3] / boxes[:, 2]
   # Independent of `crop_box`: the aspect is uniform, then the height between its two bounds.
   rng = np.random.default_rng(0)
@@ -165,7 +173,9 @@ def test_an_impossible_crop_takes_the_whole_image():
   assert crop_box(2, 400, u, (0.9, 1.0), (0.75, 4 / 3)) == (0, 0, 2, 400)
 
 
-@pytest.mark.parametrize(("text", "message"), [
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
     ("randomcrop(8)", "unknown transform 'randomcrop': did you mean 'random_crop'"),
     ("frobnicate", "choose one of central_crop, flip"),
     ("random_crop(8, padding=2)", "unexpected keyword argument 'padding'; it takes random_crop"),
@@ -178,7 +188,8 @@ def test_an_impossible_crop_takes_the_whole_image():
     ("normalize('imagnet')", "preset='imagnet' must be one of cifar10, imagenet"),
     ("normalize(mean=(1, 2), std=3)", "as many numbers each"),
     ("normalize(mean='x')", "must be numbers"),
-])
+  ],
+)
 def test_a_wrong_text_gives_one_line(text, message):
   with pytest.raises(UserError) as e:
     Transform(text)
@@ -186,12 +197,15 @@ def test_a_wrong_text_gives_one_line(text, message):
   assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
     ("central_crop(11)", "10 x 12 pixels is smaller than size=11"),
     ("random_crop(20, pad=1)", "pad=1 are smaller than size=20"),
     ("normalize|value_range", "only one of value_range and normalize"),
     ("normalize(mean=(1, 2), std=(1, 2))", "do not fit 3 channels"),
-])
+  ],
+)
 def test_images_that_do_not_fit_give_one_line(text, message):
   with pytest.raises(UserError, match=message):
     _run(text, _pixels())

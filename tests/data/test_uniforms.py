@@ -30,7 +30,7 @@ def test_a_row_depends_on_its_own_position_only(seed, start, n, draws):
   rows = uniforms(seed, 1, positions, draws)
   assert rows.shape == (n, draws)
   assert ((rows >= 0) & (rows < 1)).all()
-  np.testing.assert_array_equal(rows[n // 2:], uniforms(seed, 1, positions[n // 2:], draws))
+  np.testing.assert_array_equal(rows[n // 2 :], uniforms(seed, 1, positions[n // 2 :], draws))
   np.testing.assert_array_equal(rows, uniforms(seed, 1, positions, draws + 1)[:, :draws])
 
 

@@ -25,8 +25,10 @@ def attention(queries, inputs, p):
   """One image: [Q, D] looks at [N, D]."""
   out = p["out"]["bias"]
   for h in range(p["query"]["kernel"].shape[1]):
-    q, k, v = (x @ p[n]["kernel"][:, h] + p[n]["bias"][h]
-               for n, x in (("query", queries), ("key", inputs), ("value", inputs)))
+    q, k, v = (
+      x @ p[n]["kernel"][:, h] + p[n]["bias"][h]
+      for n, x in (("query", queries), ("key", inputs), ("value", inputs))
+    )
     scores = q @ k.T / np.sqrt(q.shape[-1])
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     out = out + weights / weights.sum(-1, keepdims=True) @ v @ p["out"]["kernel"][h]
@@ -36,8 +38,13 @@ def attention(queries, inputs, p):
 def patches(image, size):
   """[H, W, C] -> [N, size * size * C], row by row."""
   rows, cols = (n // size for n in image.shape[:2])
-  return np.stack([image[r * size:(r + 1) * size, c * size:(c + 1) * size].ravel()
-                   for r in range(rows) for c in range(cols)])
+  return np.stack(
+    [
+      image[r * size : (r + 1) * size, c * size : (c + 1) * size].ravel()
+      for r in range(rows)
+      for c in range(cols)
+    ]
+  )
 
 
 def sincos(side, width):
@@ -58,8 +65,11 @@ def forward_one(p, image, model, form):
   kernel = p["embedding"]["kernel"]
   x = patches(image, kernel.shape[0]) @ kernel.reshape(-1, kernel.shape[-1])
   x = x + p["embedding"]["bias"]
-  table = p["pos_embedding"][0] if model.posemb == "learn" else sincos(
-      image.shape[0] // kernel.shape[0], x.shape[-1])
+  table = (
+    p["pos_embedding"][0]
+    if model.posemb == "learn"
+    else sincos(image.shape[0] // kernel.shape[0], x.shape[-1])
+  )
   if model.pool == "tok" and len(table) > len(x):
     x = np.concatenate([p["cls"][0], x]) + table
   elif model.pool == "tok":

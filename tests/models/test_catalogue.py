@@ -13,25 +13,26 @@ from vit_jax.models.__main__ import main
 
 
 def count(name, image_size=224, num_classes=1000, **overrides):
-  model = models.create(name, num_classes=num_classes, image_size=image_size, scan=True,
-                        **overrides)
+  model = models.create(
+    name, num_classes=num_classes, image_size=image_size, scan=True, **overrides
+  )
   return sum(x.size for x in jax.tree.leaves(shapes(model)))
 
 
 # 1000 classes, 224 px: gap and map as big_vision has them, tok as vit_jax.
 COUNTS = {
-    "ViT-Ti/16": (5_717_416, 5_717_032, 6_161_704),
-    "ViT-S/16": (22_050_664, 22_049_896, 23_823_976),
-    "ViT-S/32": (22_878_952, 22_878_184, 24_652_264),
-    "ViT-M/16": (None, 38_836_712, 41_988_584),
-    "ViT-B/16": (86_567_656, 86_566_120, 93_653_224),
-    "ViT-B/32": (88_224_232, 88_222_696, 95_309_800),
-    "ViT-L/16": (304_326_632, 304_324_584, 316_919_784),
-    "ViT-L/32": (306_535_400, 306_533_352, 319_128_552),
-    "ViT-H/14": (632_045_800, 632_043_240, 651_719_400),
-    "ViT-g/14": (1_012_611_432, 1_012_608_616, 1_037_857_384),
-    "ViT-G/14": (1_844_440_680, 1_844_437_352, 1_882_797_416),
-    "ViT-e/14": (None, 3_807_210_728, 3_875_135_720),
+  "ViT-Ti/16": (5_717_416, 5_717_032, 6_161_704),
+  "ViT-S/16": (22_050_664, 22_049_896, 23_823_976),
+  "ViT-S/32": (22_878_952, 22_878_184, 24_652_264),
+  "ViT-M/16": (None, 38_836_712, 41_988_584),
+  "ViT-B/16": (86_567_656, 86_566_120, 93_653_224),
+  "ViT-B/32": (88_224_232, 88_222_696, 95_309_800),
+  "ViT-L/16": (304_326_632, 304_324_584, 316_919_784),
+  "ViT-L/32": (306_535_400, 306_533_352, 319_128_552),
+  "ViT-H/14": (632_045_800, 632_043_240, 651_719_400),
+  "ViT-g/14": (1_012_611_432, 1_012_608_616, 1_037_857_384),
+  "ViT-G/14": (1_844_440_680, 1_844_437_352, 1_882_797_416),
+  "ViT-e/14": (None, 3_807_210_728, 3_875_135_720),
 }
 
 
@@ -71,7 +72,9 @@ def test_small_and_large_letters_are_different_models():
   assert (large.width, large.depth, large.mlp_dim, large.num_heads) == (384, 12, 1536, 6)
 
 
-@pytest.mark.parametrize(("name", "hint"), [
+@pytest.mark.parametrize(
+  ("name", "hint"),
+  [
     ("vit-s/28", "did you mean ViT-s/28 or ViT-S/28 (case matters)?"),
     ("vit-s/20", "did you mean ViT-s/20 or ViT-S/20 (case matters)?"),
     ("ViT-b/16", "did you mean ViT-B/16 (case matters)?"),
@@ -80,7 +83,8 @@ def test_small_and_large_letters_are_different_models():
     ("ViT-TI/13", "did you mean ViT-Ti/13"),
     ("ViT-B/0", "did you mean ViT-B/"),
     ("resnext", "`python -m vit_jax.models` lists the names"),
-])
+  ],
+)
 def test_unknown_names_say_the_nearest(name, hint):
   with pytest.raises(UserError) as e:
     models.create(name, num_classes=2, image_size=32)
@@ -88,7 +92,9 @@ def test_unknown_names_say_the_nearest(name, hint):
   assert hint in str(e.value)
 
 
-@pytest.mark.parametrize(("overrides", "message"), [
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
     (dict(wdth=3), "unknown field of ViT 'wdth': did you mean 'width'?"),
     (dict(droppath=0.1), "unknown field of ViT 'droppath': did you mean 'drop_path'?"),
     (dict(parent=None), "unknown field of ViT 'parent'"),
@@ -109,7 +115,8 @@ def test_unknown_names_say_the_nearest(name, hint):
     (dict(image_size=5), "image_size=5 is not a multiple of patch_size=16: use 16 or another"),
     (dict(posemb="sincos2d", width=6, num_heads=1), "a multiple of 4 and at least 8, got 6"),
     (dict(num_classes=0), "model field num_classes must be at least 1, got 0"),
-])
+  ],
+)
 def test_wrong_overrides_are_one_clear_line(overrides, message):
   with pytest.raises(UserError) as e:
     models.create("ViT-Ti/16", **{**dict(num_classes=10, image_size=32), **overrides})

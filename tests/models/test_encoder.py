@@ -18,6 +18,7 @@ WEIGHT = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
 def value_and_grad(model, params, images, **kwargs):
   def loss(p):
     return (model.apply({"params": p}, images, **kwargs).logits * WEIGHT).sum()
+
   return jit(jax.value_and_grad(loss))(params)
 
 
@@ -54,8 +55,10 @@ def test_remat_keeps_less(remat):
   images = random_images(tiny())
 
   def kept(model):
-    residuals = jax.eval_shape(lambda p: jax.vjp(
-        lambda p: model.apply({"params": p}, images).logits, p)[1], random_params(model))
+    residuals = jax.eval_shape(
+      lambda p: jax.vjp(lambda p: model.apply({"params": p}, images).logits, p)[1],
+      random_params(model),
+    )
     return sum(x.size for x in jax.tree.leaves(residuals))
 
   assert kept(tiny(remat=remat)) < 0.8 * kept(tiny())
@@ -92,12 +95,18 @@ def test_drop_path_rates_are_linear_and_branches_independent(scan):
       leaf["bias"] = np.float32(np.arange(16) == 2 * i + j) * 100
   params = stacking.stack(params) if scan else params
   images = np.zeros((batch, 8, 8, 3), np.float32)
-  _, state = jit(lambda p, x: model.apply(
-      {"params": p}, x, train=True, rngs={"dropout": jax.random.key(7)},
-      capture_intermediates=lambda module, _: module.name == "encoder"))(params, images)
+  _, state = jit(
+    lambda p, x: model.apply(
+      {"params": p},
+      x,
+      train=True,
+      rngs={"dropout": jax.random.key(7)},
+      capture_intermediates=lambda module, _: module.name == "encoder",
+    )
+  )(params, images)
   tokens = np.asarray(state["intermediates"]["encoder"]["__call__"][0])
-  kept = tokens[:, 0, :2 * depth] > 50  # a kept branch adds 100 / (1 - rate)
-  np.testing.assert_array_equal(kept, tokens[:, -1, :2 * depth] > 50)  # all tokens alike
+  kept = tokens[:, 0, : 2 * depth] > 50  # a kept branch adds 100 / (1 - rate)
+  np.testing.assert_array_equal(kept, tokens[:, -1, : 2 * depth] > 50)  # all tokens alike
   expected = 1 - np.repeat(np.linspace(0, rate, depth), 2)
   np.testing.assert_allclose(kept.mean(0), expected, atol=4 * np.sqrt(0.25 / batch))
   correlation = np.corrcoef(kept[:, 2:].T) - np.eye(4)
@@ -107,15 +116,25 @@ def test_drop_path_rates_are_linear_and_branches_independent(scan):
 def test_dropout_after_positions_inside_mlps_and_at_the_end_of_branches():
   model = tiny(dropout=0.25, depth=1)
   images = random_images(model, 64)
-  _, state = jit(lambda p, x: model.apply(
-      {"params": p}, x, train=True, rngs={"dropout": jax.random.key(0)},
-      capture_intermediates=lambda module, _: isinstance(module, nn.Dropout)))(
-          random_params(model), images)
-  dropped = {decay.path_name(path[1:-2]): np.asarray(x) for path, x in
-             jax.tree_util.tree_leaves_with_path(state)}
+  _, state = jit(
+    lambda p, x: model.apply(
+      {"params": p},
+      x,
+      train=True,
+      rngs={"dropout": jax.random.key(0)},
+      capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+    )
+  )(random_params(model), images)
+  dropped = {
+    decay.path_name(path[1:-2]): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(state)
+  }
   assert {path: x.shape[-1] for path, x in dropped.items()} == {
-      "Dropout_0": 16, "encoder/block_0/Dropout_0": 16, "encoder/block_0/mlp/Dropout_0": 24,
-      "encoder/block_0/Dropout_1": 16}
+    "Dropout_0": 16,
+    "encoder/block_0/Dropout_0": 16,
+    "encoder/block_0/mlp/Dropout_0": 24,
+    "encoder/block_0/Dropout_1": 16,
+  }
   for path, x in dropped.items():
     assert abs((x == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / x.size), path
 
@@ -125,16 +144,23 @@ def test_norm_of_small_and_of_far_off_values(scale, offset):
   x = np.float32(np.random.default_rng(0).normal(size=(8, 64)) * scale + offset)
   params = {"scale": np.full(64, 2.0, np.float32), "bias": np.full(64, 0.5, np.float32)}
   expected = numpy_vit.norm(x.astype(np.float64), params)
-  np.testing.assert_allclose(LayerNorm().apply({"params": params}, x), expected, rtol=0, atol=2e-3
-                             if offset else 1e-5)  # float32 knows 100.0 to 4e-6 = 4e-5 / 0.1
+  np.testing.assert_allclose(
+    LayerNorm().apply({"params": params}, x), expected, rtol=0, atol=2e-3 if offset else 1e-5
+  )  # float32 knows 100.0 to 4e-6 = 4e-5 / 0.1
 
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_intermediates_of_every_layer_can_be_captured(scan):
   model = tiny(scan=scan)
-  _, state = model.apply({"params": random_params(model)}, random_images(model),
-                         capture_intermediates=lambda module, _: module.name == "attention")
+  _, state = model.apply(
+    {"params": random_params(model)},
+    random_images(model),
+    capture_intermediates=lambda module, _: module.name == "attention",
+  )
   captured = state["intermediates"]["encoder"]
-  maps = ([captured["blocks"]["attention"]["__call__"][0]] if scan else
-          [captured[f"block_{i}"]["attention"]["__call__"][0] for i in range(2)])
+  maps = (
+    [captured["blocks"]["attention"]["__call__"][0]]
+    if scan
+    else [captured[f"block_{i}"]["attention"]["__call__"][0] for i in range(2)]
+  )
   assert [m.shape for m in maps] == ([(2, 3, 17, 16)] if scan else [(3, 17, 16)] * 2)

@@ -11,12 +11,18 @@ from vit_jax.optim import decay
 
 
 def initialize(**overrides):
-  model = models.create("ViT-mu/4", num_classes=10, image_size=32,
-                        **{**dict(width=128, depth=2, mlp_dim=256, num_heads=4), **overrides})
+  model = models.create(
+    "ViT-mu/4",
+    num_classes=10,
+    image_size=32,
+    **{**dict(width=128, depth=2, mlp_dim=256, num_heads=4), **overrides},
+  )
   images = jnp.zeros((1, 32, 32, 3))
   variables = jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
-  return {decay.path_name(path): np.asarray(x) for path, x in
-          jax.tree_util.tree_leaves_with_path(variables["params"])}
+  return {
+    decay.path_name(path): np.asarray(x)
+    for path, x in jax.tree_util.tree_leaves_with_path(variables["params"])
+  }
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["unrolled", "scan"])

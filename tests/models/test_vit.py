@@ -12,10 +12,17 @@ from vit_jax.models import stacking
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-5)
 
-CASES = [dict(pool=pool, posemb=posemb) for pool in ("tok", "gap", "map")
-         for posemb in ("learn", "sincos2d")]
-CASES += [dict(cls_position=False), dict(gelu="erf", pool="map"), dict(pre_logits=True),
-          dict(patch_size=4, image_size=12)]
+CASES = [
+  dict(pool=pool, posemb=posemb)
+  for pool in ("tok", "gap", "map")
+  for posemb in ("learn", "sincos2d")
+]
+CASES += [
+  dict(cls_position=False),
+  dict(gelu="erf", pool="map"),
+  dict(pre_logits=True),
+  dict(patch_size=4, image_size=12),
+]
 
 
 def numpy_outputs(model, params, images, form=None, dtype=np.float64):
@@ -48,8 +55,9 @@ def test_every_parameter_matters(pool):
   model = tiny(pool=pool)
   params, images = random_params(model), random_images(model)
   weight = np.random.default_rng(2).normal(size=(3, 5))
-  grads = jit(jax.grad(
-      lambda p: (model.apply({"params": p}, images).logits * weight).sum()))(params)
+  grads = jit(jax.grad(lambda p: (model.apply({"params": p}, images).logits * weight).sum()))(
+    params
+  )
   for path, g in jax.tree_util.tree_leaves_with_path(grads):
     if path[-2:] != (jax.tree_util.DictKey("key"), jax.tree_util.DictKey("bias")):
       assert np.abs(g).max() > 1e-3, path
@@ -57,27 +65,31 @@ def test_every_parameter_matters(pool):
       assert np.abs(g).max() < 1e-5, path
 
 
-@pytest.mark.parametrize("overrides", [dict(pool="map"), dict(scan=True), dict(gelu="erf")],
-                         ids=str)
+@pytest.mark.parametrize(
+  "overrides", [dict(pool="map"), dict(scan=True), dict(gelu="erf")], ids=str
+)
 def test_gradient_equals_finite_differences_of_numpy(overrides):
   model = tiny(**overrides)
   flat = random_params(tiny(**{**overrides, "scan": False}))
   images = random_images(model)
   weight = np.random.default_rng(2).normal(size=(3, 5))
   layout = stacking.stack if model.scan else lambda p: p
-  grads = jit(jax.grad(
-      lambda p: (model.apply({"params": p}, images).logits * weight).sum()))(layout(flat))
+  grads = jit(jax.grad(lambda p: (model.apply({"params": p}, images).logits * weight).sum()))(
+    layout(flat)
+  )
   rng = np.random.default_rng(3)
   direction = jax.tree.map(lambda x: rng.normal(size=x.shape), flat)
 
   def along(step):
     moved = jax.tree.map(lambda p, d: p.astype(np.float64) + step * d, flat, direction)
-    return (numpy_vit.forward(moved, images.astype(np.float64), model, model.gelu)[0]
-            * weight).sum()
+    return (
+      numpy_vit.forward(moved, images.astype(np.float64), model, model.gelu)[0] * weight
+    ).sum()
 
   expected = (along(1e-5) - along(-1e-5)) / 2e-5
-  slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (np.float64(g) * d).sum(), grads,
-                                           layout(direction))))
+  slope = sum(
+    jax.tree.leaves(jax.tree.map(lambda g, d: (np.float64(g) * d).sum(), grads, layout(direction)))
+  )
   np.testing.assert_allclose(slope, expected, rtol=1e-4)
 
 
@@ -96,8 +108,11 @@ def test_bfloat16_computes_close_by_with_float32_parameters_and_outputs():
 
 def test_softmax_and_norm_statistics_are_float32_under_bfloat16():
   model = tiny(dtype="bfloat16")
-  jaxpr = str(jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x))(
-      random_params(model), random_images(model)))
+  jaxpr = str(
+    jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x))(
+      random_params(model), random_images(model)
+    )
+  )
   for op in ("exp ", "rsqrt "):
     lines = [line for line in jaxpr.splitlines() if f"= {op}" in line]
     assert lines
@@ -127,5 +142,6 @@ def test_only_positions_know_where_a_patch_is(pool):
   placed = [apply(model, params, x).features for x in (images, turned)]
   assert not np.allclose(*placed, atol=1e-2)
   params["pos_embedding"] *= 0
-  np.testing.assert_allclose(*(apply(model, params, x).features for x in (images, turned)),
-                             **TOLERANCE)
+  np.testing.assert_allclose(
+    *(apply(model, params, x).features for x in (images, turned)), **TOLERANCE
+  )

@@ -9,14 +9,14 @@ import ml_dtypes
 import numpy as np
 
 SHAPES = {
-    "embedding": {"kernel": (4, 4, 3, 40)},
-    "block": {
-        "query": {"kernel": (40, 3, 36), "bias": (3, 36)},  # 3-D, factored over axes 0 and 2
-        "small": {"kernel": (40, 5, 16)},  # 3-D, second largest axis below 32: not factored
-        "mlp": {"kernel": (40, 64), "bias": (64,)},
-        "norm": {"scale": (40,)},
-    },
-    "head": {"kernel": (40, 10), "bias": (10,)},
+  "embedding": {"kernel": (4, 4, 3, 40)},
+  "block": {
+    "query": {"kernel": (40, 3, 36), "bias": (3, 36)},  # 3-D, factored over axes 0 and 2
+    "small": {"kernel": (40, 5, 16)},  # 3-D, second largest axis below 32: not factored
+    "mlp": {"kernel": (40, 64), "bias": (64,)},
+    "norm": {"scale": (40,)},
+  },
+  "head": {"kernel": (40, 10), "bias": (10,)},
 }
 FACTORED = ("block/query/kernel", "block/mlp/kernel")
 
@@ -79,8 +79,12 @@ def beta2_at(t, cap=0.999):
 
 def factored_axes(shape):
   """The two largest axes, or None: by enumeration of the pairs."""
-  pairs = [(shape[i] * shape[j], i, j) for i in range(len(shape)) for j in range(i)
-           if min(shape[i], shape[j]) >= 32]
+  pairs = [
+    (shape[i] * shape[j], i, j)
+    for i in range(len(shape))
+    for j in range(i)
+    if min(shape[i], shape[j]) >= 32
+  ]
   return max(pairs)[1:] if pairs else None
 
 

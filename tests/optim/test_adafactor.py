@@ -89,8 +89,9 @@ def against_float32(bf16_coefficient):
   grads = [{"bias": (signal + rng.normal(size=4000)).astype(np.float32)} for _ in range(150)]
   half = adafactor.scale_by_adafactor(bf16_coefficient=bf16_coefficient)
   full = adafactor.scale_by_adafactor(momentum_dtype=jnp.float32)
-  got, want = (np.array([u["bias"] for u, _ in run(tx, grads, grads[0])][50:])
-               for tx in (half, full))
+  got, want = (
+    np.array([u["bias"] for u, _ in run(tx, grads, grads[0])][50:]) for tx in (half, full)
+  )
   power = (want**2).sum()
   return np.sqrt(((got - want) ** 2).sum() / power), (got * want).sum() / power
 

@@ -8,23 +8,30 @@ from vit_jax.errors import UserError
 from vit_jax.optim import decay
 
 VIT = {
-    "embedding": {"kernel": (4, 4, 3, 8), "bias": (8,)},
-    "pos_embedding": (1, 16, 8),
-    "encoder": {"attention": {"query": {"kernel": (8, 2, 4), "bias": (2, 4)}},
-                "norm": {"scale": (8,), "bias": (8,)}},
-    "head": {"kernel": (8, 10), "bias": (10,)},
+  "embedding": {"kernel": (4, 4, 3, 8), "bias": (8,)},
+  "pos_embedding": (1, 16, 8),
+  "encoder": {
+    "attention": {"query": {"kernel": (8, 2, 4), "bias": (2, 4)}},
+    "norm": {"scale": (8,), "bias": (8,)},
+  },
+  "head": {"kernel": (8, 10), "bias": (10,)},
 }
-PARAMS = jax.tree.map(lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), VIT,
-                      is_leaf=lambda x: isinstance(x, tuple))
+PARAMS = jax.tree.map(
+  lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+  VIT,
+  is_leaf=lambda x: isinstance(x, tuple),
+)
 
 
 def test_default_groups_decay_the_head_most_and_only_kernels():
   assert decay.per_parameter(decay.DEFAULT_GROUPS, PARAMS) == {
-      "embedding": {"kernel": 0.03, "bias": 0.0},
-      "pos_embedding": 0.0,
-      "encoder": {"attention": {"query": {"kernel": 0.03, "bias": 0.0}},
-                  "norm": {"scale": 0.0, "bias": 0.0}},
-      "head": {"kernel": 3.0, "bias": 0.0},
+    "embedding": {"kernel": 0.03, "bias": 0.0},
+    "pos_embedding": 0.0,
+    "encoder": {
+      "attention": {"query": {"kernel": 0.03, "bias": 0.0}},
+      "norm": {"scale": 0.0, "bias": 0.0},
+    },
+    "head": {"kernel": 3.0, "bias": 0.0},
   }
 
 
@@ -38,7 +45,8 @@ def test_the_first_match_wins_and_the_whole_path_must_match():
 def test_a_path_that_only_begins_like_the_pattern_does_not_match():
   params = {"head": {"kernel": np.zeros(2), "kernel_scale": np.zeros(2)}}
   assert decay.per_parameter((("head/kernel", 2.0), (".*", 0.0)), params) == {
-      "head": {"kernel": 2.0, "kernel_scale": 0.0}}
+    "head": {"kernel": 2.0, "kernel_scale": 0.0}
+  }
 
 
 def test_stacked_parameters_have_the_value_of_their_layers():
@@ -47,12 +55,15 @@ def test_stacked_parameters_have_the_value_of_their_layers():
   assert decay.per_parameter(groups, stacked) == decay.per_parameter(groups, PARAMS)
 
 
-@pytest.mark.parametrize("groups", [
+@pytest.mark.parametrize(
+  "groups",
+  [
     [["head/kernel", 3], [".*", 0]],
     ml_collections.ConfigDict({"g": [["head/kernel", 3.0], [".*", 0.0]]}).g,
     ml_collections.FrozenConfigDict({"g": [["head/kernel", 3.0], [".*", 0.0]]}).g,
     ml_collections.ConfigDict({"g": (("head/kernel", 3.0), (".*", 0.0))}).g,
-])
+  ],
+)
 def test_lists_and_configs_do_as_well_as_tuples(groups):
   values = decay.per_parameter(groups, PARAMS)
   assert values["head"] == {"kernel": 3.0, "bias": 0.0}
@@ -71,7 +82,9 @@ def test_adds_the_decayed_parameter_and_leaves_the_others_alone():
     tx.update(updates, tx.init(params))
 
 
-@pytest.mark.parametrize(("groups", "message"), [
+@pytest.mark.parametrize(
+  ("groups", "message"),
+  [
     ((("head/kernel", 3.0), (".*bias", 0.0)), "no pattern for the parameter 'embedding/kernel'"),
     ((("head/kernl", 3.0), (".*", 0.0)), "'head/kernl' matches no parameter; .* 'head/kernel'"),
     ((("head/(", 3.0), (".*", 0.0)), r"'head/\(' is no regular expression"),
@@ -83,7 +96,8 @@ def test_adds_the_decayed_parameter_and_leaves_the_others_alone():
     (((".*", "0.1"),), r"weight_decay of '\.\*' must be a number .*got '0.1'"),
     (((".*", -0.1),), r"weight_decay of '\.\*' must be a number"),
     ((), "no pattern for the parameter"),
-])
+  ],
+)
 def test_mistakes_are_named(groups, message):
   with pytest.raises(UserError, match=message) as error:
     decay.per_parameter(groups, PARAMS)

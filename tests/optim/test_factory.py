@@ -62,20 +62,32 @@ def compare(got, want, *, rtol=1e-4, atol=2e-6):
 
 # name -> config, derivation
 CASES = {
-    "adamw": ({"name": "adamw"}, lambda: expected(reference.adam)),
-    "adamw-betas": ({"name": "adamw", "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "clip_norm": None},
-                    lambda: expected(lambda p: reference.adam(p, 0.8, 0.95, 1e-3), clip_norm=0)),
-    "adamw-nesterov": ({"name": "adamw", "nesterov": True},
-                       lambda: expected(lambda p: reference.adam(p, nesterov=True))),
-    "sgd": ({"name": "sgd"}, lambda: expected(reference.sgd)),
-    "sgd-plain": ({"name": "sgd", "momentum": 0.0, "clip_norm": 0.5},
-                  lambda: expected(lambda p: p[-1], clip_norm=0.5)),
-    "sgd-nesterov": ({"name": "sgd", "momentum": 0.8, "nesterov": True},
-                     lambda: expected(lambda p: reference.sgd(p, 0.8, nesterov=True))),
-    "adafactor-f32": ({"name": "adafactor", "momentum_dtype": "float32"},
-                      lambda: expected(reference.adafactor_rms, ema=lambda m: m)),
-    "decay": ({"name": "sgd", "weight_decay": [["head/.*", 0.5], [".*", 0.1]]},
-              lambda: expected(reference.sgd, groups=(("head/.*", 0.5), (".*", 0.1)))),
+  "adamw": ({"name": "adamw"}, lambda: expected(reference.adam)),
+  "adamw-betas": (
+    {"name": "adamw", "beta1": 0.8, "beta2": 0.95, "eps": 1e-3, "clip_norm": None},
+    lambda: expected(lambda p: reference.adam(p, 0.8, 0.95, 1e-3), clip_norm=0),
+  ),
+  "adamw-nesterov": (
+    {"name": "adamw", "nesterov": True},
+    lambda: expected(lambda p: reference.adam(p, nesterov=True)),
+  ),
+  "sgd": ({"name": "sgd"}, lambda: expected(reference.sgd)),
+  "sgd-plain": (
+    {"name": "sgd", "momentum": 0.0, "clip_norm": 0.5},
+    lambda: expected(lambda p: p[-1], clip_norm=0.5),
+  ),
+  "sgd-nesterov": (
+    {"name": "sgd", "momentum": 0.8, "nesterov": True},
+    lambda: expected(lambda p: reference.sgd(p, 0.8, nesterov=True)),
+  ),
+  "adafactor-f32": (
+    {"name": "adafactor", "momentum_dtype": "float32"},
+    lambda: expected(reference.adafactor_rms, ema=lambda m: m),
+  ),
+  "decay": (
+    {"name": "sgd", "weight_decay": [["head/.*", 0.5], [".*", 0.1]]},
+    lambda: expected(reference.sgd, groups=(("head/.*", 0.5), (".*", 0.1))),
+  ),
 }
 
 
@@ -98,8 +110,9 @@ def test_adam_and_sgd_with_a_bfloat16_moment_differ_by_its_rounding_only(config)
   half = {**config, "momentum_dtype": "bfloat16"}
   start = reference.random_tree(0)
   state = optim.make(half, start).init(start)
-  assert sum(x.dtype.name == "bfloat16" for x in jax.tree.leaves(state)) == \
-      len(jax.tree.leaves(start))
+  assert sum(x.dtype.name == "bfloat16" for x in jax.tree.leaves(state)) == len(
+    jax.tree.leaves(start)
+  )
   start = reference.flat(start)
   *_, want = trajectory(config)
   *_, got = trajectory(half)
@@ -108,7 +121,9 @@ def test_adam_and_sgd_with_a_bfloat16_moment_differ_by_its_rounding_only(config)
   assert 0 < error < 4e-3 * moved
 
 
-@pytest.mark.parametrize("wrong", [
+@pytest.mark.parametrize(
+  "wrong",
+  [
     lambda: expected(reference.adam, clip_norm=0),
     lambda: expected(reference.adam, clip_norm=1.05),
     lambda: expected(reference.adam, groups=((".*kernel.*", 0.03), (".*", 0.0))),
@@ -118,7 +133,8 @@ def test_adam_and_sgd_with_a_bfloat16_moment_differ_by_its_rounding_only(config)
     lambda: expected(lambda p: reference.adam(p, b2=0.998)),
     lambda: expected(lambda p: reference.adam(p, eps=1e-5)),
     lambda: expected(lambda p: reference.adam(p, nesterov=True)),
-])
+  ],
+)
 def test_the_comparison_sees_a_wrong_rule(wrong):
   with pytest.raises(AssertionError):
     compare(trajectory({"name": "adamw"}), wrong())
@@ -148,8 +164,11 @@ def test_a_zero_gradient_leaves_only_the_decay(name):
   assert np.isfinite(optax.tree.norm(state))
 
 
-@pytest.mark.parametrize("config", [{"name": n} for n in optim.names()]
-                         + [{"name": "adamw", "momentum_dtype": "bfloat16"}], ids=str)
+@pytest.mark.parametrize(
+  "config",
+  [{"name": n} for n in optim.names()] + [{"name": "adamw", "momentum_dtype": "bfloat16"}],
+  ids=str,
+)
 def test_a_resumed_state_continues_bit_for_bit(config):
   params = reference.random_tree(0)
   tx, step = stepper(config, params)
@@ -161,8 +180,10 @@ def test_a_resumed_state_continues_bit_for_bit(config):
     return params, state
 
   def same(a, b):
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes()
-               for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return all(
+      np.asarray(x).tobytes() == np.asarray(y).tobytes()
+      for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
   straight = advance(params, tx.init(params), range(10))
   half = advance(params, tx.init(params), range(5))
@@ -202,23 +223,40 @@ def vit_b_shapes():
   dense = lambda *shape, bias: {"kernel": shape, "bias": bias}  # noqa: E731
   norm = {"scale": (width,), "bias": (width,)}
   block = {
-      "norm1": norm, "norm2": norm,
-      **{n: dense(width, heads, 64, bias=(heads, 64)) for n in ("query", "key", "value")},
-      "out": dense(heads, 64, width, bias=(width,)),
-      "mlp1": dense(width, mlp, bias=(mlp,)), "mlp2": dense(mlp, width, bias=(width,)),
+    "norm1": norm,
+    "norm2": norm,
+    **{n: dense(width, heads, 64, bias=(heads, 64)) for n in ("query", "key", "value")},
+    "out": dense(heads, 64, width, bias=(width,)),
+    "mlp1": dense(width, mlp, bias=(mlp,)),
+    "mlp2": dense(mlp, width, bias=(width,)),
   }
-  return {"embedding": dense(16, 16, 3, width, bias=(width,)), "cls": (1, 1, width),
-          "pos_embedding": (1, 197, width), **{f"block{i}": block for i in range(12)},
-          "norm": norm, "head": dense(width, 1000, bias=(1000,))}
+  return {
+    "embedding": dense(16, 16, 3, width, bias=(width,)),
+    "cls": (1, 1, width),
+    "pos_embedding": (1, 197, width),
+    **{f"block{i}": block for i in range(12)},
+    "norm": norm,
+    "head": dense(width, 1000, bias=(1000,)),
+  }
 
 
-@pytest.mark.parametrize(("config", "low", "high"), [
-    ({"name": "adafactor"}, 2.0, 2.06), ({"name": "adamw"}, 8.0, 8.001),
-    ({"name": "adamw", "momentum_dtype": "bfloat16"}, 6.0, 6.001), ({"name": "sgd"}, 4.0, 4.001),
-    ({"name": "sgd", "momentum": 0.0}, 0.0, 0.001)], ids=str)
+@pytest.mark.parametrize(
+  ("config", "low", "high"),
+  [
+    ({"name": "adafactor"}, 2.0, 2.06),
+    ({"name": "adamw"}, 8.0, 8.001),
+    ({"name": "adamw", "momentum_dtype": "bfloat16"}, 6.0, 6.001),
+    ({"name": "sgd"}, 4.0, 4.001),
+    ({"name": "sgd", "momentum": 0.0}, 0.0, 0.001),
+  ],
+  ids=str,
+)
 def test_bytes_of_state_per_parameter_of_vit_b(config, low, high):
-  params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), vit_b_shapes(),
-                        is_leaf=lambda x: isinstance(x, tuple))
+  params = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s, jnp.float32),
+    vit_b_shapes(),
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
   count = sum(x.size for x in jax.tree.leaves(params))
   assert count == 86_567_656
   state = jax.eval_shape(optim.make(config, params).init, params)
@@ -236,7 +274,9 @@ def test_defaults_work_from_a_config_dict():
   assert jnp.dtype(jnp.bfloat16) in {x.dtype for x in jax.tree.leaves(tx.init(params))}
 
 
-@pytest.mark.parametrize(("config", "message"), [
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
     ({"name": "adamv"}, "unknown optimizer 'adamv': did you mean 'adamw'"),
     ({"name": "zzz"}, "choose one of adafactor, adamw, sgd"),
     ({"name": "adamw", "beta": 0.9}, "unknown optimizer option 'beta': did you mean 'beta"),
@@ -249,7 +289,8 @@ def test_defaults_work_from_a_config_dict():
     ({"name": "sgd", "clip_norm": -1.0}, "clip_norm must be a number"),
     ({"name": "sgd", "momentum_dtype": "bf16"}, "unknown momentum_dtype 'bf16': .*bfloat16"),
     ({"name": "sgd", "weight_decay": 0.1}, "weight_decay must be a list"),
-])
+  ],
+)
 def test_mistakes_are_named(config, message):
   with pytest.raises(UserError, match=message) as error:
     optim.make(config, reference.random_tree(0))

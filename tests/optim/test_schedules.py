@@ -63,9 +63,20 @@ def test_large_steps_keep_float32_precision(name):
     np.testing.assert_allclose(schedule(step), want, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("step", "share"), [
-    (0, 0.0), (5_000, 0.5), (10_000, 1.0), (20_000, 0.7071), (100_000, 0.3162),
-    (500_000, 0.1414), (950_000, 0.1026), (975_000, 0.0506), (1_000_000, 0.0)])
+@pytest.mark.parametrize(
+  ("step", "share"),
+  [
+    (0, 0.0),
+    (5_000, 0.5),
+    (10_000, 1.0),
+    (20_000, 0.7071),
+    (100_000, 0.3162),
+    (500_000, 0.1414),
+    (950_000, 0.1026),
+    (975_000, 0.0506),
+    (1_000_000, 0.0),
+  ],
+)
 def test_values_of_the_published_vit_g_run(step, share):
   schedule = schedules.make("rsqrt", learning_rate=8e-4, warmup=10_000, timescale=10_000)
   rate = schedule(step) * schedules.cooldown(step, 950_000, 1_000_000, "linear")
@@ -80,8 +91,12 @@ def test_first_step_of_a_warmup_is_zero_and_without_one_is_the_peak(name):
 
 
 @settings(max_examples=25, deadline=None)
-@given(name=st.sampled_from(schedules.names()), warmup=st.integers(0, 5000),
-       start=st.integers(0, 10**8 - 200), peak=st.floats(1e-6, 10.0))
+@given(
+  name=st.sampled_from(schedules.names()),
+  warmup=st.integers(0, 5000),
+  start=st.integers(0, 10**8 - 200),
+  peak=st.floats(1e-6, 10.0),
+)
 def test_rises_in_the_warmup_and_never_after(name, warmup, start, peak):
   total = None if schedules.is_horizon_free(name) else 10**8
   schedule = schedules.make(name, learning_rate=peak, warmup=warmup, total_steps=total)
@@ -96,8 +111,12 @@ def test_rises_in_the_warmup_and_never_after(name, warmup, start, peak):
 
 
 @settings(max_examples=60, deadline=None)
-@given(start=st.integers(0, 10**8), length=st.integers(1, 10**7), offset=st.integers(-50, 10**7),
-       shape=st.sampled_from(schedules.COOLDOWNS))
+@given(
+  start=st.integers(0, 10**8),
+  length=st.integers(1, 10**7),
+  offset=st.integers(-50, 10**7),
+  shape=st.sampled_from(schedules.COOLDOWNS),
+)
 def test_cooldown_matches_its_definition_and_stays_a_share(start, length, offset, shape):
   step = max(0, start + offset)
   factor = float(schedules.cooldown(step, start, start + length, shape))
@@ -135,8 +154,9 @@ def test_trunk_and_branches_share_one_compilation(name):
 
   never = jnp.int32(schedules.NEVER)
   assert rate(jnp.int32(350), never, never) == schedule(350)
-  np.testing.assert_allclose(rate(jnp.int32(350), jnp.int32(325), jnp.int32(425)),
-                             0.5 * schedule(350), rtol=1e-6)
+  np.testing.assert_allclose(
+    rate(jnp.int32(350), jnp.int32(325), jnp.int32(425)), 0.5 * schedule(350), rtol=1e-6
+  )
   assert rate(jnp.int32(450), jnp.int32(400), jnp.int32(450)) == 0
   assert len(traces) == 1
 
@@ -145,23 +165,30 @@ def test_linear_decay_and_a_cooldown_of_a_constant_are_one_curve():
   linear = schedules.make("linear", learning_rate=0.5, warmup=10, total_steps=60)
   constant = schedules.make("constant", learning_rate=0.5, warmup=10)
   steps = np.arange(80)
-  np.testing.assert_allclose(linear(steps), constant(steps) * schedules.cooldown(steps, 10, 60),
-                             rtol=1e-6)
+  np.testing.assert_allclose(
+    linear(steps), constant(steps) * schedules.cooldown(steps, 10, 60), rtol=1e-6
+  )
 
 
 def test_names_of_the_horizon_free():
   assert [n for n in schedules.names() if schedules.is_horizon_free(n)] == ["constant", "rsqrt"]
 
 
-@pytest.mark.parametrize(("call", "message"), [
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
     (lambda: schedules.make("rsqr", learning_rate=1.0), "unknown schedule 'rsqr': .*'rsqrt'"),
     (lambda: schedules.is_horizon_free("cosin"), "did you mean 'cosine'"),
     (lambda: schedules.make("zzz", learning_rate=1.0), "choose one of constant, cosine, linear"),
     (lambda: schedules.make("cosine", learning_rate=1.0), "set total_steps"),
-    (lambda: schedules.make("linear", learning_rate=1.0, warmup=9, total_steps=9),
-     "total_steps=9 must be more than warmup=9"),
-    (lambda: schedules.make("cosine", learning_rate=1.0, total_steps=9, timescale=5),
-     "'cosine' does not use timescale=5"),
+    (
+      lambda: schedules.make("linear", learning_rate=1.0, warmup=9, total_steps=9),
+      "total_steps=9 must be more than warmup=9",
+    ),
+    (
+      lambda: schedules.make("cosine", learning_rate=1.0, total_steps=9, timescale=5),
+      "'cosine' does not use timescale=5",
+    ),
     (lambda: schedules.make("rsqrt", learning_rate=1.0, end=0.1), "'rsqrt' does not use end=0.1"),
     (lambda: schedules.make("rsqrt", learning_rate=1.0, warmup=-1), r"warmup must be an integer"),
     (lambda: schedules.make("rsqrt", learning_rate=1.0, warmup=0.5), r"warmup must be an integer"),
@@ -169,7 +196,8 @@ def test_names_of_the_horizon_free():
     (lambda: schedules.make("rsqrt", learning_rate=1.0, timescale=0), "timescale must be"),
     (lambda: schedules.make("linear", learning_rate=1.0, total_steps=5, end=1.5), "end must be"),
     (lambda: schedules.cooldown(0, 0, 1, "1-sqr"), "unknown cooldown shape '1-sqr': .*'1-sqrt'"),
-])
+  ],
+)
 def test_mistakes_are_named(call, message):
   with pytest.raises(UserError, match=message) as error:
     call()

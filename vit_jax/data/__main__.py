@@ -26,21 +26,30 @@ Then train with --config.data.name=NAME, and --config.data.dir=DIR or TFDS_DATA_
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog="python -m vit_jax.data", description="Prepare data sets and look at them.",
-      epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog="python -m vit_jax.data",
+    description="Prepare data sets and look at them.",
+    epilog=_EXAMPLES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
   def add(name: str, text: str) -> argparse.ArgumentParser:
     return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
 
   prepare = add("prepare", "write a data set as a TFDS directory of ArrayRecord files")
-  prepare.add_argument("name", help="cifar10, cifar100, an image folder, or another set of TFDS "
-                                    "(which takes the extra: pip install -e .[convert])")
+  prepare.add_argument(
+    "name",
+    help="cifar10, cifar100, an image folder, or another set of TFDS "
+    "(which takes the extra: pip install -e .[convert])",
+  )
   prepare.add_argument("--out", type=Path, required=True, help="directory of the prepared sets")
   prepare.add_argument("--name", dest="rename", help="of an image folder's set (default: its own)")
   prepare.add_argument("--from-file", type=Path, help="a downloaded CIFAR archive")
-  prepare.add_argument("--any-checksum", action="store_true",
-                       help="take that archive though it is not the published one")
+  prepare.add_argument(
+    "--any-checksum",
+    action="store_true",
+    help="take that archive though it is not the published one",
+  )
   prepare.add_argument("--skip-corrupt", action="store_true", help="leave out corrupt images")
 
   convert = add("convert", "write a set that is prepared as TFRecord again as ArrayRecord")
@@ -48,8 +57,10 @@ def _parser() -> argparse.ArgumentParser:
   convert.add_argument("--data-dir", type=Path, help="where it is (default: TFDS_DATA_DIR)")
   convert.add_argument("--out", type=Path, required=True, help="another directory")
 
-  for name, text in (("info", "print what a data set is"),
-                     ("show", "draw a sheet of images as the model sees them")):
+  for name, text in (
+    ("info", "print what a data set is"),
+    ("show", "draw a sheet of images as the model sees them"),
+  ):
     command = add(name, text)
     command.add_argument("name", help="a prepared set, an image folder, or synthetic")
     command.add_argument("--split", default="train", help="train, train[:98%%], … (%(default)s)")
@@ -63,12 +74,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(args: argparse.Namespace) -> None:
   from vit_jax.data import cifar, convert, prepare  # noqa: PLC0415  (--help starts at once)
+
   out, path = args.out.expanduser(), Path(args.name).expanduser()
   if args.name in cifar.ARCHIVES:
     prepare.prepare_cifar(args.name, out, args.from_file, args.any_checksum)
   elif args.from_file is not None:
-    raise UserError(f"--from-file is for {' and '.join(cifar.ARCHIVES)}: unpack other archives and "
-                    "give the image folder")
+    raise UserError(
+      f"--from-file is for {' and '.join(cifar.ARCHIVES)}: unpack other archives and "
+      "give the image folder"
+    )
   elif path.is_dir():
     prepare.prepare_folder(path, out, args.rename, args.skip_corrupt)
   elif os.sep in args.name and not convert.is_official(args.name):
@@ -79,6 +93,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace) -> None:
   from vit_jax.data import convert, sources  # noqa: PLC0415
+
   directory = sources.data_directory(args.data_dir)
   print(f"prepared {convert.convert(args.name, directory, args.out.expanduser())}")
 
@@ -86,19 +101,20 @@ def _convert(args: argparse.Namespace) -> None:
 def _info(args: argparse.Namespace) -> None:
   from vit_jax.data import sources  # noqa: PLC0415
   from vit_jax.data.fingerprint import dataset_fingerprint  # noqa: PLC0415
+
   source = sources.load(args.name, args.split, args.data_dir)
   info, found = source.info, dataset_fingerprint(source)
   small, large = ("x".join(map(str, s)) for s in found.shapes)
   names = ", ".join(info.class_names[:10]) + (", …" if info.num_classes > 10 else "")
   rows = {
-      "data set": f"{info.name}, {info.split}",
-      "examples": f"{info.size:,}",
-      "classes": f"{info.num_classes} ({names})",
-      "images": (small if small == large else f"{small} to {large}")
-                + (f", stored as {info.encoding}" if info.encoding else ""),
-      "mean": ", ".join(f"{x:.4f}" for x in found.mean) + "  (pixels in 0..1)",
-      "deviation": ", ".join(f"{x:.4f}" for x in found.std),
-      "fingerprint": f"{found.sha256}  (of {found.images:,} images)",
+    "data set": f"{info.name}, {info.split}",
+    "examples": f"{info.size:,}",
+    "classes": f"{info.num_classes} ({names})",
+    "images": (small if small == large else f"{small} to {large}")
+    + (f", stored as {info.encoding}" if info.encoding else ""),
+    "mean": ", ".join(f"{x:.4f}" for x in found.mean) + "  (pixels in 0..1)",
+    "deviation": ", ".join(f"{x:.4f}" for x in found.std),
+    "fingerprint": f"{found.sha256}  (of {found.images:,} images)",
   }
   if info.irreducible_error is not None:
     rows["least error"] = f"{info.irreducible_error:.4f}"
@@ -110,6 +126,7 @@ def _info(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
   from vit_jax.data import sheet, sources  # noqa: PLC0415
+
   source = sources.load(args.name, args.split, args.data_dir)
   sheet.write(source, args.transforms, args.seed, args.out.expanduser())
   print(f"wrote {args.out}")
@@ -124,4 +141,5 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
   from vit_jax import cli
+
   cli.run(main)

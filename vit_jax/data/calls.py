@@ -49,8 +49,10 @@ def _call(node: ast.expr, text: str, what: str) -> Call:
   except (ValueError, TypeError):
     args, kwargs = (), {"": None}
   if len(args) != len(node.args) or len(kwargs) != len(node.keywords) or "" in kwargs:
-    raise UserError(f"{what} {text!r}: the arguments of {part!r} must be plain numbers, strings, "
-                    "booleans or tuples of them")
+    raise UserError(
+      f"{what} {text!r}: the arguments of {part!r} must be plain numbers, strings, "
+      "booleans or tuples of them"
+    )
   return node.func.id, args, kwargs
 
 

@@ -29,19 +29,20 @@ class Archive:
 
 
 ARCHIVES = {
-    "cifar10": Archive(
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        files={"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-               "test": ("test_batch.bin",)},
-        labels={"label": "batches.meta.txt"},
-        sizes={"train": 50_000, "test": 10_000}),
-    "cifar100": Archive(
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        files={"train": ("train.bin",), "test": ("test.bin",)},
-        labels={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
-        sizes={"train": 50_000, "test": 10_000}),
+  "cifar10": Archive(
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    files={"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
+    labels={"label": "batches.meta.txt"},
+    sizes={"train": 50_000, "test": 10_000},
+  ),
+  "cifar100": Archive(
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    files={"train": ("train.bin",), "test": ("test.bin",)},
+    labels={"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"},
+    sizes={"train": 50_000, "test": 10_000},
+  ),
 }
 VERSION = "3.0.2"  # TFDS's, whose keys, features and so order of examples these are
 
@@ -79,11 +80,13 @@ def read(path: Path, name: str) -> Content:
           found[base] = stream.read()
   except (tarfile.TarError, OSError, EOFError, zlib.error) as e:
     reason = str(e).split("\n")[0].rstrip(":")
-    raise UserError(f"{path} cannot be read as an archive ({reason}): download {archive.url} again"
-                    ) from None
+    raise UserError(
+      f"{path} cannot be read as an archive ({reason}): download {archive.url} again"
+    ) from None
   if {"batches.meta", "meta"} & set(names):
-    raise UserError(f"{path} is the Python version of {name}, whose pickles could run any code: "
-                    f"use {archive.url}")
+    raise UserError(
+      f"{path} is the Python version of {name}, whose pickles could run any code: use {archive.url}"
+    )
   if missing := sorted(wanted - set(found)):
     raise UserError(f"{path} has no {missing[0]}: it is not {archive.url}")
   width = len(archive.labels) + _PIXELS

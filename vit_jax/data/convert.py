@@ -46,12 +46,14 @@ def convert(name: str, data_dir: Path, out: Path) -> Path:
     UserError: it is not there, incomplete, or of another format.
   """
   from array_record.python.array_record_module import ArrayRecordWriter  # noqa: PLC0415
+
   base, _, version = name.partition(":")
   prepared = tfds.prepared(data_dir)
   versions = [v for v in prepared.get(base, []) if not version or v == version]
   if not versions:
-    raise UserError(f"{name} is not prepared in {data_dir}: there is "
-                    f"{', '.join(sorted(prepared)) or 'nothing'}")
+    raise UserError(
+      f"{name} is not prepared in {data_dir}: there is {', '.join(sorted(prepared)) or 'nothing'}"
+    )
   source = data_dir / base / versions[-1]
   if (out / base / source.name / tfds.INFO_FILE).is_file():
     raise UserError(f"{out / base / source.name} is there already: give another --out")
@@ -65,8 +67,10 @@ def convert(name: str, data_dir: Path, out: Path) -> Path:
       shards = sorted(source.glob(f"*-{split['name']}.tfrecord-*"))
       lengths = [int(n) for n in split["shardLengths"]]
       if len(shards) != len(lengths):
-        raise UserError(f"{source} has {len(shards)} of the {len(lengths)} files of "
-                        f"{split['name']}: prepare the set again")
+        raise UserError(
+          f"{source} has {len(shards)} of the {len(lengths)} files of "
+          f"{split['name']}: prepare the set again"
+        )
       for shard, length in zip(shards, lengths, strict=True):
         path = target / shard.name.replace(".tfrecord-", ".array_record-")
         writer = ArrayRecordWriter(str(path), "group_size:1")  # TFDS's choice: random access
@@ -81,8 +85,9 @@ def convert(name: str, data_dir: Path, out: Path) -> Path:
     for path in source.iterdir():
       if ".tfrecord-" not in path.name and path.is_file():
         shutil.copy(path, target)
-    (target / tfds.INFO_FILE).write_text(json.dumps({**meta, "fileFormat": "array_record"},
-                                                    indent=2))
+    (target / tfds.INFO_FILE).write_text(
+      json.dumps({**meta, "fileFormat": "array_record"}, indent=2)
+    )
   return out / base / source.name
 
 
@@ -108,8 +113,10 @@ def prepare_official(name: str, out: Path) -> Path:
   try:
     import tensorflow  # noqa: F401, PLC0415
   except ImportError:
-    raise UserError(f"TFDS prepares {name} with TensorFlow, once: pip install -e .[convert] (an "
-                    "environment of its own will do), then run the same command again") from None
+    raise UserError(
+      f"TFDS prepares {name} with TensorFlow, once: pip install -e .[convert] (an "
+      "environment of its own will do), then run the same command again"
+    ) from None
   try:
     builder = tfds.library().builder(name, data_dir=out, file_format="array_record")
     builder.download_and_prepare()

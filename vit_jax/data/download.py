@@ -19,8 +19,12 @@ def sha256(path: Path) -> str:
     return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def fetch(url: str, path: Path, checksum: str,
-          progress: Callable[[int, int | None], None] = lambda have, total: None) -> Path:
+def fetch(
+  url: str,
+  path: Path,
+  checksum: str,
+  progress: Callable[[int, int | None], None] = lambda have, total: None,
+) -> Path:
   """Downloads a file, unless it is there; continues where an earlier attempt broke off.
 
   Args:
@@ -58,15 +62,19 @@ def fetch(url: str, path: Path, checksum: str,
         raise OSError(f"the connection broke off after {have:,} of {total:,} bytes")
   except urllib.error.HTTPError as e:
     if e.code != 416:  # 416: nothing is left to send, the part is complete
-      raise UserError(f"{url} answers {e.code} {e.reason}: download it elsewhere and give it with "
-                      "--from-file") from None
+      raise UserError(
+        f"{url} answers {e.code} {e.reason}: download it elsewhere and give it with --from-file"
+      ) from None
   except (OSError, http.client.HTTPException) as e:
     reason = getattr(e, "reason", e)
-    raise UserError(f"cannot download {url} ({reason}): check the connection and run the same "
-                    "command again, or download it elsewhere and give it with --from-file"
-                    ) from None
+    raise UserError(
+      f"cannot download {url} ({reason}): check the connection and run the same "
+      "command again, or download it elsewhere and give it with --from-file"
+    ) from None
   if not part.is_file() or sha256(part) != checksum:
     part.unlink(missing_ok=True)
-    raise UserError(f"{url} has not the expected content (SHA-256 {checksum[:16]}…): run the same "
-                    "command again, or give a good copy with --from-file")
+    raise UserError(
+      f"{url} has not the expected content (SHA-256 {checksum[:16]}…): run the same "
+      "command again, or give a good copy with --from-file"
+    )
   return part.replace(path)

@@ -53,19 +53,27 @@ def dataset_fingerprint(source: Source) -> Fingerprint:
   std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
   by_area = sorted((image.shape for image in images), key=lambda s: (s[0] * s[1], s))
   return Fingerprint(
-      sha256=digest.hexdigest()[:16], images=count,
-      mean=tuple(round(float(x), 4) for x in mean), std=tuple(round(float(x), 4) for x in std),
-      shapes=(by_area[0], by_area[-1]), notes=tuple(_notes(source, mean, count)))
+    sha256=digest.hexdigest()[:16],
+    images=count,
+    mean=tuple(round(float(x), 4) for x in mean),
+    std=tuple(round(float(x), 4) for x in std),
+    shapes=(by_area[0], by_area[-1]),
+    notes=tuple(_notes(source, mean, count)),
+  )
 
 
 def _notes(source: Source, mean: np.ndarray, count: int) -> list[str]:
   info, notes = source.info, []
   if info.name in _LOSSLESS and info.encoding == "jpeg":
-    notes.append(f"this copy of {info.name} is stored as JPEG: results can differ from those of "
-                 "the lossless original")
+    notes.append(
+      f"this copy of {info.name} is stored as JPEG: results can differ from those of "
+      "the lossless original"
+    )
   expected = _MEANS.get(info.name)
   if expected and count == _MAX_IMAGES and np.abs(mean - expected).max() > _TOLERANCE:
     found = ", ".join(f"{x:.3f}" for x in mean)
-    notes.append(f"the mean pixel ({found}) is not that of {info.name} "
-                 f"({', '.join(f'{x:.3f}' for x in expected)}): is this another data set?")
+    notes.append(
+      f"the mean pixel ({found}) is not that of {info.name} "
+      f"({', '.join(f'{x:.3f}' for x in expected)}): is this another data set?"
+    )
   return notes

@@ -50,8 +50,10 @@ def scan(root: Path) -> Layout:
   """
   train = root / "train"
   if not train.is_dir():
-    raise UserError(f"image folder {root} has no train/ directory: it must hold "
-                    "train/<class>/*.jpg and val/ or test/ alike")
+    raise UserError(
+      f"image folder {root} has no train/ directory: it must hold "
+      "train/<class>/*.jpg and val/ or test/ alike"
+    )
   class_names = tuple(sorted(p.name for p in train.iterdir() if p.is_dir()))
   labels = {name: i for i, name in enumerate(class_names)}
   splits = {}
@@ -66,8 +68,9 @@ def scan(root: Path) -> Layout:
       if {c for _, c in found} == {"images"} and "images" not in labels:
         continue
     if name != "train" and not found and _files(split):
-      raise UserError(f"{split} has images without class directories: sort them into "
-                      f"{name}/<class>/")
+      raise UserError(
+        f"{split} has images without class directories: sort them into {name}/<class>/"
+      )
     unknown = sorted({c for _, c in found} - set(labels))
     if unknown:
       raise UserError(f"{split} has the class {unknown[0]!r}, which {train} does not have")
@@ -75,8 +78,10 @@ def scan(root: Path) -> Layout:
     found.sort(key=lambda item: hashlib.sha256(_key(root, item[0])).digest())
     splits[name] = [(path, labels[c]) for path, c in found]
   if not splits["train"]:
-    raise UserError(f"{train} has no images: they must lie in train/<class>/ and end in "
-                    f"{', '.join(images.SUFFIXES)}")
+    raise UserError(
+      f"{train} has no images: they must lie in train/<class>/ and end in "
+      f"{', '.join(images.SUFFIXES)}"
+    )
   return Layout(root, class_names, splits)
 
 
@@ -102,8 +107,13 @@ class FolderSource(Source):
 
   def __init__(self, layout: Layout, split: str) -> None:
     self._files = layout.splits[split]
-    self.info = Info(name=layout.root.name, split=split, size=len(self._files),
-                     num_classes=len(layout.class_names), class_names=layout.class_names)
+    self.info = Info(
+      name=layout.root.name,
+      split=split,
+      size=len(self._files),
+      num_classes=len(layout.class_names),
+      class_names=layout.class_names,
+    )
 
   def __getitem__(self, index: int) -> Example:
     path, label = self._files[index]

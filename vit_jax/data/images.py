@@ -7,8 +7,12 @@ import numpy as np
 cv2.setNumThreads(1)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_INTERPOLATIONS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR,
-                   "bicubic": cv2.INTER_CUBIC, "area": cv2.INTER_AREA}
+_INTERPOLATIONS = {
+  "nearest": cv2.INTER_NEAREST,
+  "bilinear": cv2.INTER_LINEAR,
+  "bicubic": cv2.INTER_CUBIC,
+  "area": cv2.INTER_AREA,
+}
 INTERPOLATIONS = tuple(_INTERPOLATIONS)
 
 
@@ -59,8 +63,13 @@ def encode_png(image: np.ndarray) -> bytes:
   return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear",
-           antialias: bool = False) -> np.ndarray:
+def resize(
+  image: np.ndarray,
+  height: int,
+  width: int,
+  interpolation: str = "bilinear",
+  antialias: bool = False,
+) -> np.ndarray:
   """Resizes [H, W, C] with pixel centres at (i + 1/2) and edges repeated.
 
   Args:

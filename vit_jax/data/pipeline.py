@@ -26,9 +26,18 @@ _MEMORY_CHUNK = 1024
 _FOREVER = 2**40  # steps
 
 
-def train_batches(source: Source, *, transforms: str, batch_size: int, seed: int,
-                  start_step: int = 0, process_index: int = 0, process_count: int = 1,
-                  num_threads: int = 2, cache: bool | None = None) -> Iterator[Batch]:
+def train_batches(
+  source: Source,
+  *,
+  transforms: str,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_threads: int = 2,
+  cache: bool | None = None,
+) -> Iterator[Batch]:
   """Yields the batches of the steps start_step, start_step + 1, … without end.
 
   Every epoch visits each example once, in an order of its own; a batch may span two epochs.
@@ -69,9 +78,16 @@ def train_batches(source: Source, *, transforms: str, batch_size: int, seed: int
   return _batches(read, local, _FOREVER, source, num_threads)
 
 
-def eval_batches(source: Source, *, transforms: str, batch_size: int, process_index: int = 0,
-                 process_count: int = 1, num_threads: int = 2, cache: bool | None = None
-                 ) -> Iterator[Batch]:
+def eval_batches(
+  source: Source,
+  *,
+  transforms: str,
+  batch_size: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  num_threads: int = 2,
+  cache: bool | None = None,
+) -> Iterator[Batch]:
   """Yields every example exactly once over all processes, in the order of the source.
 
   All processes yield the same number of batches, ceil(n / batch_size), of the same shape. Rows
@@ -91,8 +107,11 @@ def eval_batches(source: Source, *, transforms: str, batch_size: int, process_in
     begin = step * batch_size + first
     positions = np.arange(begin + start, begin + stop)
     images, labels = source.read(np.minimum(positions, len(source) - 1))
-    return {"image": transform(images, 0, positions), "label": labels,
-            "mask": positions < len(source)}
+    return {
+      "image": transform(images, 0, positions),
+      "label": labels,
+      "mask": positions < len(source),
+    }
 
   return _batches(read, local, math.ceil(len(source) / batch_size), source, num_threads)
 
@@ -100,13 +119,16 @@ def eval_batches(source: Source, *, transforms: str, batch_size: int, process_in
 def _local_size(batch_size: int, process_count: int) -> int:
   if batch_size < 1 or batch_size % process_count:
     near = max(1, round(batch_size / process_count)) * process_count
-    raise UserError(f"batch_size={batch_size} is not divisible by {process_count} process(es): use "
-                    f"a multiple of {process_count}, such as {near}")
+    raise UserError(
+      f"batch_size={batch_size} is not divisible by {process_count} process(es): use "
+      f"a multiple of {process_count}, such as {near}"
+    )
   return batch_size // process_count
 
 
-def _batches(read: Callable[[int, int, int], Batch], size: int, steps: int, source: Source,
-             num_threads: int) -> Iterator[Batch]:
+def _batches(
+  read: Callable[[int, int, int], Batch], size: int, steps: int, source: Source, num_threads: int
+) -> Iterator[Batch]:
   """Has Grain's threads read the chunks (step, start, stop) ahead, and joins them to batches."""
   in_memory = isinstance(source, ArraySource)
   if in_memory:
@@ -118,15 +140,25 @@ def _batches(read: Callable[[int, int, int], Batch], size: int, steps: int, sour
     step, k = divmod(number, parts)
     return read(step, bounds[k], bounds[k + 1])
 
-  chunks = grain.MapDataset.range(steps * parts).map(chunk).to_iter_dataset(
-      grain.ReadOptions(num_threads=num_threads,
-                        prefetch_buffer_size=max(2 * parts, num_threads) if num_threads else 0))
+  chunks = (
+    grain.MapDataset.range(steps * parts)
+    .map(chunk)
+    .to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=num_threads,
+        prefetch_buffer_size=max(2 * parts, num_threads) if num_threads else 0,
+      )
+    )
+  )
 
   def join() -> Iterator[Batch]:
     iterator = iter(chunks)
     for _ in range(steps):
       read_parts = [next(iterator) for _ in range(parts)]
-      yield (read_parts[0] if parts == 1 else
-             {key: np.concatenate([p[key] for p in read_parts]) for key in read_parts[0]})
+      yield (
+        read_parts[0]
+        if parts == 1
+        else {key: np.concatenate([p[key] for p in read_parts]) for key in read_parts[0]}
+      )
 
   return join()

@@ -82,22 +82,34 @@ def write(content: Content, out: Path, check: Callable[[], None] = lambda: None)
 
   def info(self: Any) -> Any:
     return lib.core.DatasetInfo(
-        builder=self, description=content.description, homepage=content.homepage,
-        features=lib.features.FeaturesDict(content.features), supervised_keys=("image", "label"),
-        disable_shuffling=not content.shuffle)
+      builder=self,
+      description=content.description,
+      homepage=content.homepage,
+      features=lib.features.FeaturesDict(content.features),
+      supervised_keys=("image", "label"),
+      disable_shuffling=not content.shuffle,
+    )
 
   # A class of its own for each set, because TFDS takes the name from the class.
-  builder_class = type(content.name, (lib.core.GeneratorBasedBuilder,), {
-      "name": content.name, "VERSION": lib.core.Version(content.version), "_info": info,
+  builder_class = type(
+    content.name,
+    (lib.core.GeneratorBasedBuilder,),
+    {
+      "name": content.name,
+      "VERSION": lib.core.Version(content.version),
+      "_info": info,
       "_split_generators": lambda self, _: {s: make() for s, make in content.splits.items()},
       "_generate_examples": lambda self: None,  # abstract, and unused: the splits are iterators
       "__module__": __name__,
-  }, skip_registration=True)
+    },
+    skip_registration=True,
+  )
   with staged(content.name, content.version, out) as stage:
     builder = builder_class(data_dir=stage, file_format="array_record")
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS talks of the hidden directory
       builder.download_and_prepare(
-          download_config=lib.download.DownloadConfig(try_download_gcs=False))
+        download_config=lib.download.DownloadConfig(try_download_gcs=False)
+      )
     check()
   return out / content.name / content.version
 
@@ -107,8 +119,9 @@ def _bar(items: Any, total: int, what: str) -> Iterator[Any]:
 
 
 def _report(done: Path) -> None:
-  sizes = ", ".join(f"{s['name']} {sum(map(int, s['shardLengths'])):,}"
-                    for s in tfds.metadata(done)["splits"])
+  sizes = ", ".join(
+    f"{s['name']} {sum(map(int, s['shardLengths'])):,}" for s in tfds.metadata(done)["splits"]
+  )
   print(f"prepared {done} ({sizes})")
 
 
@@ -120,8 +133,9 @@ def _already(name: str, version: str, out: Path) -> bool:
   return False
 
 
-def prepare_cifar(name: str, out: Path, from_file: Path | None = None, any_checksum: bool = False
-                  ) -> None:
+def prepare_cifar(
+  name: str, out: Path, from_file: Path | None = None, any_checksum: bool = False
+) -> None:
   """Prepares "cifar10" or "cifar100", from their home or from a downloaded archive.
 
   Raises:
@@ -134,29 +148,47 @@ def prepare_cifar(name: str, out: Path, from_file: Path | None = None, any_check
   if from_file is None:
     with Progress(console=Console(stderr=True)) as progress:
       task = progress.add_task(f"download {name}", total=None)
-      download.fetch(archive.url, path, archive.sha256,
-                     lambda have, total: progress.update(task, completed=have, total=total))
+      download.fetch(
+        archive.url,
+        path,
+        archive.sha256,
+        lambda have, total: progress.update(task, completed=have, total=total),
+      )
   elif not path.is_file():
     raise UserError(f"archive {path} is not there: download {archive.url}")
   elif not any_checksum and download.sha256(path) != archive.sha256:
-    raise UserError(f"{path} is not the published {archive.url} (SHA-256 differs): download it "
-                    "again, or take it as it is with --any-checksum")
+    raise UserError(
+      f"{path} is not the published {archive.url} (SHA-256 differs): download it "
+      "again, or take it as it is with --any-checksum"
+    )
   read = cifar.read(path, name)
 
   def records(split: str) -> Iterator[Record]:
-    for i, (image, labels) in enumerate(_bar(read.examples(split), len(read.records[split]),
-                                             f"write {name} {split}")):
+    for i, (image, labels) in enumerate(
+      _bar(read.examples(split), len(read.records[split]), f"write {name} {split}")
+    ):
       # TFDS's own keys and ids, hence its order: train[:98%] is the same images for everyone.
       yield i, {"id": f"{split}_{i:05d}", "image": images.encode_png(image), **labels}
 
   lib = tfds.library()
-  write(Content(
-      name=name, version=cifar.VERSION, homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+  write(
+    Content(
+      name=name,
+      version=cifar.VERSION,
+      homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
       description=f"{name}: 32x32 colour images of {len(read.class_names['label'])} classes.",
-      features={"id": lib.features.Text(), "image": lib.features.Image(shape=(32, 32, 3)),
-                **{label: lib.features.ClassLabel(names=names)
-                   for label, names in read.class_names.items()}},
-      splits={s: lambda s=s: records(s) for s in read.records}, shuffle=True), out)
+      features={
+        "id": lib.features.Text(),
+        "image": lib.features.Image(shape=(32, 32, 3)),
+        **{
+          label: lib.features.ClassLabel(names=names) for label, names in read.class_names.items()
+        },
+      },
+      splits={s: lambda s=s: records(s) for s in read.records},
+      shuffle=True,
+    ),
+    out,
+  )
   if from_file is None:
     path.unlink()
     with contextlib.suppress(OSError):  # not empty: it is not ours alone
@@ -164,8 +196,9 @@ def prepare_cifar(name: str, out: Path, from_file: Path | None = None, any_check
   _report(out / name / cifar.VERSION)
 
 
-def prepare_folder(root: Path, out: Path, name: str | None = None, skip_corrupt: bool = False
-                   ) -> None:
+def prepare_folder(
+  root: Path, out: Path, name: str | None = None, skip_corrupt: bool = False
+) -> None:
   """Prepares an image folder; see `folder.scan` for the layouts. Files keep their encoding.
 
   Raises:
@@ -192,7 +225,7 @@ def prepare_folder(root: Path, out: Path, name: str | None = None, skip_corrupt:
   def loaded(files: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, bytes | str]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
       for i in range(0, len(files), _READ_AHEAD):
-        part = files[i:i + _READ_AHEAD]
+        part = files[i : i + _READ_AHEAD]
         data = pool.map(load, [path for path, _ in part])
         yield from ((path, label, d) for (path, label), d in zip(part, data, strict=True))
 
@@ -203,22 +236,33 @@ def prepare_folder(root: Path, out: Path, name: str | None = None, skip_corrupt:
         corrupt.append(data)
         print(f"corrupt image {data}", file=sys.stderr)
       else:
-        yield i, {"image": data, "label": label,
-                  "file_name": path.relative_to(root).as_posix()}
+        yield i, {"image": data, "label": label, "file_name": path.relative_to(root).as_posix()}
 
   def check() -> None:
     if corrupt and not skip_corrupt:
-      raise UserError(f"{len(corrupt)} corrupt image(s), the first is {corrupt[0]}: replace or "
-                      "delete them, or leave them out with --skip-corrupt")
+      raise UserError(
+        f"{len(corrupt)} corrupt image(s), the first is {corrupt[0]}: replace or "
+        "delete them, or leave them out with --skip-corrupt"
+      )
 
   lib = tfds.library()
-  done = write(Content(
-      name=name, version=version, homepage=None,
+  done = write(
+    Content(
+      name=name,
+      version=version,
+      homepage=None,
       description=f"The image folder {root.resolve().name}.",
-      features={"image": lib.features.Image(shape=(None, None, 3)),
-                "label": lib.features.ClassLabel(names=list(layout.class_names)),
-                "file_name": lib.features.Text()},
-      splits={s: lambda s=s: records(s) for s in layout.splits}, shuffle=False), out, check)
+      features={
+        "image": lib.features.Image(shape=(None, None, 3)),
+        "label": lib.features.ClassLabel(names=list(layout.class_names)),
+        "file_name": lib.features.Text(),
+      },
+      splits={s: lambda s=s: records(s) for s in layout.splits},
+      shuffle=False,
+    ),
+    out,
+    check,
+  )
   _report(done)
   if corrupt:
     print(f"left out {len(corrupt)} corrupt image(s), listed above")

@@ -21,8 +21,11 @@ def write(source: Source, transforms: str, seed: int, path: Path) -> None:
     UserError: the transforms do not fit, or the file cannot be written.
   """
   count = min(_ROWS * _COLUMNS, len(source))
-  batch = next(pipeline.train_batches(source, transforms=transforms, batch_size=count, seed=seed,
-                                      num_threads=0, cache=False))["image"]
+  batch = next(
+    pipeline.train_batches(
+      source, transforms=transforms, batch_size=count, seed=seed, num_threads=0, cache=False
+    )
+  )["image"]
   if batch.dtype != np.uint8:
     low, high = batch.min(), batch.max()
     batch = ((batch - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
@@ -35,7 +38,7 @@ def write(source: Source, transforms: str, seed: int, path: Path) -> None:
   sheet = np.full((rows * (h + 2), min(count, _COLUMNS) * (w + 2), 3), 255, np.uint8)
   for i, image in enumerate(batch):
     y, x = (i // _COLUMNS) * (h + 2), (i % _COLUMNS) * (w + 2)
-    sheet[y:y + h, x:x + w] = image
+    sheet[y : y + h, x : x + w] = image
   try:
     path.write_bytes(images.encode_png(sheet))
   except OSError as e:

@@ -119,6 +119,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   """
   if re.match(r"\s*synthetic\b", name):
     from vit_jax.data import synthetic  # noqa: PLC0415  (each source brings its own imports)
+
     parsed = calls.parse(name, "data set")
     if len(parsed) != 1:
       raise UserError(f"data set {name!r} must be one call: synthetic(option=value)")
@@ -129,30 +130,36 @@ def load(name: str, split: str, data_dir: str | os.PathLike[str] | None = None) 
   for folder in (Path(name).expanduser(), directory / name):
     if (folder / "train").is_dir():
       from vit_jax.data import folder as folder_lib  # noqa: PLC0415
+
       layout = folder_lib.scan(folder)
-      return _open(name, split, list(layout.splits),
-                   functools.partial(folder_lib.FolderSource, layout))
+      return _open(
+        name, split, list(layout.splits), functools.partial(folder_lib.FolderSource, layout)
+      )
 
   from vit_jax.data import tfds  # noqa: PLC0415
+
   found = tfds.find(name, directory)
   if found is None:
     raise _unknown(name, directory)
-  return _open(name, split, tfds.splits(found),
-               functools.partial(tfds.TfdsSource, name, found))
+  return _open(name, split, tfds.splits(found), functools.partial(tfds.TfdsSource, name, found))
 
 
 def _unknown(name: str, directory: Path) -> UserError:
   from vit_jax.data import tfds  # noqa: PLC0415
+
   if os.sep in name:
     path = Path(name).expanduser()
     state = "has no train/ directory" if path.is_dir() else "is not there"
-    return UserError(f"image folder {name} {state}: it must hold train/<class>/*.jpg and val/ or "
-                     "test/ alike")
+    return UserError(
+      f"image folder {name} {state}: it must hold train/<class>/*.jpg and val/ or test/ alike"
+    )
   base = name.split(":")[0]
   prepare = f"prepare it with: python -m vit_jax.data prepare {base} --out {directory}"
   if not directory.is_dir():
-    return UserError(f"data directory {directory} is not there, so there is no data set {name!r}: "
-                     f"set TFDS_DATA_DIR or --config.data.dir, or {prepare}")
+    return UserError(
+      f"data directory {directory} is not there, so there is no data set {name!r}: "
+      f"set TFDS_DATA_DIR or --config.data.dir, or {prepare}"
+    )
   prepared = tfds.prepared(directory)
   if base in prepared:
     versions = ", ".join(prepared[base])
@@ -174,23 +181,26 @@ def _bound(text: str | None, default: int, size: int) -> int:
   return min(max(value + size if value < 0 else value, 0), size)
 
 
-def _open(name: str, split: str, splits: Sequence[str],
-          open_split: Callable[[str], Source]) -> Source:
+def _open(
+  name: str, split: str, splits: Sequence[str], open_split: Callable[[str], Source]
+) -> Source:
   parts = []
   for text in split.split("+"):
     match = _SPLIT.fullmatch(text.strip())
     if match is None:
-      raise UserError(f"split {split!r} of {name} cannot be read: write train, train[:98%] or "
-                      "train[1000:], joined by +")
+      raise UserError(
+        f"split {split!r} of {name} cannot be read: write train, train[:98%] or "
+        "train[1000:], joined by +"
+      )
     if match["name"] not in splits:
-      raise UserError(f"data set {name} has no split {match['name']!r}: it has "
-                      f"{', '.join(splits)}")
+      raise UserError(f"data set {name} has no split {match['name']!r}: it has {', '.join(splits)}")
     source = open_split(match["name"])
     start = _bound(match["start"], 0, len(source))
     stop = _bound(match["stop"], len(source), len(source))
     if stop <= start:
-      raise UserError(f"split {text.strip()!r} of {name} is empty: {match['name']} has "
-                      f"{len(source)} examples")
+      raise UserError(
+        f"split {text.strip()!r} of {name} is empty: {match['name']} has {len(source)} examples"
+      )
     parts.append((source, start, stop))
   (first, start, stop), *others = parts
   info = dataclasses.replace(first.info, split=split)

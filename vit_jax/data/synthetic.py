@@ -48,8 +48,14 @@ class Spec:
   clutter: float = 0.15  # contrast of the ground; at `contrast` and above the floor rises
 
   def __post_init__(self) -> None:
-    if not (self.size >= 8 and self.classes >= 2 and self.glyphs >= 1 and self.train_size > 0
-            and self.test_size > 0 and self.seed >= 0):
+    if not (
+      self.size >= 8
+      and self.classes >= 2
+      and self.glyphs >= 1
+      and self.train_size > 0
+      and self.test_size > 0
+      and self.seed >= 0
+    ):
       raise ValueError("needs size >= 8, classes >= 2, glyphs, train_size, test_size >= 1")
     if not 0 <= self.label_noise <= 1 or not 0 <= self.negative <= 1:
       raise ValueError("label_noise and negative are shares, from 0 to 1")
@@ -81,8 +87,9 @@ def frequencies(spec: Spec) -> np.ndarray:
   return weights / weights.sum()
 
 
-def _chunk(spec: Spec, patterns: np.ndarray, rng: np.random.Generator, n: int
-           ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _chunk(
+  spec: Spec, patterns: np.ndarray, rng: np.random.Generator, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Draws n images: uint8 [n, size, size, 3], their classes and their glyphs' numbers."""
   size, side = spec.size, patterns.shape[2]
   label = rng.integers(spec.classes, size=n)
@@ -107,7 +114,7 @@ def _chunk(spec: Spec, patterns: np.ndarray, rng: np.random.Generator, n: int
     for x in range(2 * spec.jitter + 1):
       at = np.flatnonzero((offset[:, 0] == y) & (offset[:, 1] == x))
       drawn = stamp * gain[at] * patterns[label[at], glyph[at]]
-      canvas[at, y:y + side, x:x + side] += drawn
+      canvas[at, y : y + side, x : x + side] += drawn
   pixels = np.clip(canvas * 128 + 128, 0, 255).astype(np.uint8)
   return pixels, label.astype(np.int32), glyph
 
@@ -161,7 +168,12 @@ def open_split(spec: Spec, name: str, split: str) -> SyntheticSource:
   It is called as it was asked for, since another spec is another data set.
   """
   images, labels, wrong = _make(spec, split)
-  info = Info(name=name, split=split, num_classes=spec.classes, size=len(labels),
-              class_names=tuple(f"class {i}" for i in range(spec.classes)),
-              irreducible_error=float(wrong.mean()))
+  info = Info(
+    name=name,
+    split=split,
+    num_classes=spec.classes,
+    size=len(labels),
+    class_names=tuple(f"class {i}" for i in range(spec.classes)),
+    irreducible_error=float(wrong.mean()),
+  )
   return SyntheticSource(info, images, labels, wrong)

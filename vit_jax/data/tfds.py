@@ -20,6 +20,7 @@ INFO_FILE = "dataset_info.json"
 def library() -> ModuleType:
   """Imports tensorflow_datasets, when it is needed: half a second."""
   import tensorflow_datasets  # noqa: PLC0415
+
   return tensorflow_datasets
 
 
@@ -29,8 +30,11 @@ def _version(path: Path) -> tuple[int, ...]:
 
 def _versions(directory: Path) -> list[Path]:
   """The prepared versions `directory/1.2.3`, the newest last."""
-  found = [p.parent for p in directory.glob(f"*/{INFO_FILE}")
-           if all(x.isdigit() for x in p.parent.name.split("."))]
+  found = [
+    p.parent
+    for p in directory.glob(f"*/{INFO_FILE}")
+    if all(x.isdigit() for x in p.parent.name.split("."))
+  ]
   return sorted(found, key=_version)
 
 
@@ -40,8 +44,11 @@ def prepared(directory: Path) -> dict[str, list[str]]:
     return {}
   # A set lies in NAME/1.2.3 or NAME/CONFIG/1.2.3; hidden directories are unfinished.
   paths = [*directory.glob("[!.]*"), *directory.glob("[!.]*/[!.]*")]
-  return {str(path.relative_to(directory)): [v.name for v in found]
-          for path in sorted(paths) if path.is_dir() and (found := _versions(path))}
+  return {
+    str(path.relative_to(directory)): [v.name for v in found]
+    for path in sorted(paths)
+    if path.is_dir() and (found := _versions(path))
+  }
 
 
 def metadata(directory: Path) -> dict[str, Any]:
@@ -49,8 +56,9 @@ def metadata(directory: Path) -> dict[str, Any]:
   try:
     return json.loads((directory / INFO_FILE).read_text())
   except (OSError, json.JSONDecodeError) as e:
-    raise UserError(f"{directory / INFO_FILE} cannot be read ({e}): prepare the set again"
-                    ) from None
+    raise UserError(
+      f"{directory / INFO_FILE} cannot be read ({e}): prepare the set again"
+    ) from None
 
 
 def file_format(directory: Path) -> str:
@@ -70,9 +78,11 @@ def find(name: str, data_dir: Path) -> Path | None:
     return None
   readable = [v for v in found if file_format(v) == "array_record"]
   if not readable:
-    raise UserError(f"data set {name} in {data_dir} was prepared as {file_format(found[-1])}, "
-                    "which only TensorFlow reads: convert it once with: python -m vit_jax.data "
-                    f"convert {name} --data-dir {data_dir} --out OTHER_DIRECTORY")
+    raise UserError(
+      f"data set {name} in {data_dir} was prepared as {file_format(found[-1])}, "
+      "which only TensorFlow reads: convert it once with: python -m vit_jax.data "
+      f"convert {name} --data-dir {data_dir} --out OTHER_DIRECTORY"
+    )
   return readable[-1]
 
 
@@ -100,14 +110,19 @@ class TfdsSource(Source):
       builder = tfds.builder_from_directory(directory)
       features = builder.info.features
       names = set(features)
-      if not {"image", "label"} <= names or not isinstance(features["label"],
-                                                           tfds.features.ClassLabel):
-        raise UserError(f"data set {name} has the features {', '.join(sorted(names))}: an image "
-                        "classifier needs 'image' and a class 'label'")
+      if not {"image", "label"} <= names or not isinstance(
+        features["label"], tfds.features.ClassLabel
+      ):
+        raise UserError(
+          f"data set {name} has the features {', '.join(sorted(names))}: an image "
+          "classifier needs 'image' and a class 'label'"
+        )
       image, label = features["image"], features["label"]
       if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3):
-        raise UserError(f"data set {name} has images of {image.np_dtype} {image.shape}: only uint8 "
-                        "with 1 or 3 channels can be read")
+        raise UserError(
+          f"data set {name} has images of {image.np_dtype} {image.shape}: only uint8 "
+          "with 1 or 3 channels can be read"
+        )
       # Images are decoded here (`images.decode`), so that grey and CMYK files get 3 channels;
       # other features (file names, boxes) would only cost time.
       skip = {key: tfds.decode.SkipDecoding() for key in names - {"label"}}
@@ -116,12 +131,19 @@ class TfdsSource(Source):
     except (OSError, ValueError, RuntimeError) as e:
       if isinstance(e, UserError):
         raise
-      raise UserError(f"data set {name} in {directory} cannot be opened ({one_line(e)}): "
-                      "prepare it again") from e
+      raise UserError(
+        f"data set {name} in {directory} cannot be opened ({one_line(e)}): prepare it again"
+      ) from e
     self._directory = directory
     self._channels = image.shape[-1]
-    self.info = Info(name=name.split(":")[0], split=split, num_classes=label.num_classes,
-                     size=size, class_names=tuple(label.names), encoding=image.encoding_format)
+    self.info = Info(
+      name=name.split(":")[0],
+      split=split,
+      num_classes=label.num_classes,
+      size=size,
+      class_names=tuple(label.names),
+      encoding=image.encoding_format,
+    )
 
   def __getitem__(self, index: int) -> Example:
     decoded, labels = self.read([range(len(self))[index]])
@@ -132,15 +154,19 @@ class TfdsSource(Source):
     try:
       records = self._data.__getitems__(wanted)
     except Exception as e:  # array_record raises what it likes
-      raise UserError(f"{self.info.name} ({self.info.split}) in {self._directory} cannot be read "
-                      f"({one_line(e)}): prepare the set again") from e
+      raise UserError(
+        f"{self.info.name} ({self.info.split}) in {self._directory} cannot be read "
+        f"({one_line(e)}): prepare the set again"
+      ) from e
     decoded = []
     for i, record in zip(wanted, records, strict=True):
       try:
         decoded.append(images.decode(record["image"], self._channels))
       except ValueError as e:
-        raise UserError(f"corrupt image: example {i} of {self.info.name} ({self.info.split}) in "
-                        f"{self._directory} ({e}): prepare the set again") from None
+        raise UserError(
+          f"corrupt image: example {i} of {self.info.name} ({self.info.split}) in "
+          f"{self._directory} ({e}): prepare the set again"
+        ) from None
     return decoded, np.array([r["label"] for r in records], np.int32)
 
 

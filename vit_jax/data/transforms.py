@@ -33,8 +33,9 @@ class _Entry:
 _REGISTRY: dict[str, _Entry] = {}
 
 
-def register(*, draws: int = 0, batched: bool = False) -> Callable[[Callable[..., Op]],
-                                                                  Callable[..., Op]]:
+def register(
+  *, draws: int = 0, batched: bool = False
+) -> Callable[[Callable[..., Op]], Callable[..., Op]]:
   """Makes a function available in the text under its own name."""
 
   def decorate(make: Callable[..., Op]) -> Callable[..., Op]:
@@ -46,8 +47,10 @@ def register(*, draws: int = 0, batched: bool = False) -> Callable[[Callable[...
 
 def usages() -> dict[str, str]:
   """Returns name -> "name(arguments): what it does" of every operation."""
-  return {name: f"{calls.usage(name, e.make)}: {(e.make.__doc__ or '').splitlines()[0]}"
-          for name, e in sorted(_REGISTRY.items())}
+  return {
+    name: f"{calls.usage(name, e.make)}: {(e.make.__doc__ or '').splitlines()[0]}"
+    for name, e in sorted(_REGISTRY.items())
+  }
 
 
 class Transform:
@@ -98,8 +101,10 @@ class Transform:
     batch = _stack(batch)
     if not isinstance(batch, np.ndarray):
       shapes = sorted({image.shape for image in batch})
-      raise UserError(f"images of different sizes, such as {shapes[0]} and {shapes[-1]}, cannot "
-                      f"form a batch: end transforms {self.text!r} with a crop or a resize")
+      raise UserError(
+        f"images of different sizes, such as {shapes[0]} and {shapes[-1]}, cannot "
+        f"form a batch: end transforms {self.text!r} with a crop or a resize"
+      )
     return batch
 
 
@@ -152,7 +157,7 @@ def central_crop(size: int) -> Op:
     if min(h, w) < size:
       raise ValueError(f"an image of {h} x {w} pixels is smaller than size={size}: resize first")
     y, x = (h - size) // 2, (w - size) // 2
-    return batch[:, y:y + size, x:x + size]
+    return batch[:, y : y + size, x : x + size]
 
   return op
 
@@ -161,9 +166,15 @@ _ATTEMPTS = 10
 
 
 @register(draws=2 * _ATTEMPTS + 2)
-def inception_crop(size: int, min_area: float = 0.05, max_area: float = 1.0,
-                   min_aspect: float = 0.75, max_aspect: float = 4 / 3,
-                   interpolation: str = "bilinear", antialias: bool = False) -> Op:
+def inception_crop(
+  size: int,
+  min_area: float = 0.05,
+  max_area: float = 1.0,
+  min_aspect: float = 0.75,
+  max_aspect: float = 4 / 3,
+  interpolation: str = "bilinear",
+  antialias: bool = False,
+) -> Op:
   """Cuts a random area of random aspect ratio and resizes it to size x size pixels.
 
   Szegedy et al. 2015 (arXiv:1409.4842), section 6, as TensorFlow's
@@ -180,14 +191,15 @@ def inception_crop(size: int, min_area: float = 0.05, max_area: float = 1.0,
   def op(image: np.ndarray, u: np.ndarray) -> np.ndarray:
     h, w = image.shape[:2]
     y, x, box_h, box_w = crop_box(h, w, u, (min_area, max_area), (min_aspect, max_aspect))
-    cut = image[y:y + box_h, x:x + box_w]
+    cut = image[y : y + box_h, x : x + box_w]
     return images.resize(cut, size, size, interpolation, antialias)
 
   return op
 
 
-def crop_box(h: int, w: int, u: np.ndarray, area: tuple[float, float],
-             aspect: tuple[float, float]) -> tuple[int, int, int, int]:
+def crop_box(
+  h: int, w: int, u: np.ndarray, area: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[int, int, int, int]:
   """Returns (y, x, height, width) of a random box in an h x w image; see `inception_crop`."""
   for k in range(_ATTEMPTS):
     ratio = aspect[0] + u[2 * k] * (aspect[1] - aspect[0])
@@ -226,7 +238,7 @@ def random_crop(size: int, pad: int = 0, mode: str = "zero") -> Op:
       raise ValueError(f"an image of {h} x {w} pixels and pad={pad} are smaller than size={size}")
     if pad:
       padded = np.zeros((n, h + 2 * pad, w + 2 * pad, channels), batch.dtype)
-      padded[:, pad:pad + h, pad:pad + w] = batch
+      padded[:, pad : pad + h, pad : pad + w] = batch
       if mode == "reflect":
         padded = np.pad(batch, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
       batch = padded
@@ -234,7 +246,7 @@ def random_crop(size: int, pad: int = 0, mode: str = "zero") -> Op:
     xs = (u[:, 1] * (batch.shape[2] - size + 1)).astype(int).tolist()
     out = np.empty((n, size, size, channels), batch.dtype)
     for i, (y, x) in enumerate(zip(ys, xs, strict=True)):
-      out[i] = batch[i, y:y + size, x:x + size]
+      out[i] = batch[i, y : y + size, x : x + size]
     return out
 
   return op
@@ -275,14 +287,17 @@ def value_range(low: float = -1.0, high: float = 1.0) -> Op:
 
 
 _STATISTICS = {  # mean and standard deviation of the training images' channels, pixels in 0..1
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+  "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+  "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
 @register(batched=True)
-def normalize(preset: str = "imagenet", mean: tuple[float, ...] | float | None = None,
-              std: tuple[float, ...] | float | None = None) -> Op:
+def normalize(
+  preset: str = "imagenet",
+  mean: tuple[float, ...] | float | None = None,
+  std: tuple[float, ...] | float | None = None,
+) -> Op:
   """Takes pixels as 0..1, subtracts the mean and divides by the deviation, as float32.
 
   `preset` is "imagenet" or "cifar10"; `mean` and `std` (a number, or one per channel) override it.
@@ -290,8 +305,10 @@ def normalize(preset: str = "imagenet", mean: tuple[float, ...] | float | None =
   if preset not in _STATISTICS:
     raise ValueError(f"preset={preset!r} must be one of {', '.join(_STATISTICS)}")
   try:
-    m, s = (np.atleast_1d(np.array(known if given is None else given, np.float64))
-            for known, given in zip(_STATISTICS[preset], (mean, std), strict=True))
+    m, s = (
+      np.atleast_1d(np.array(known if given is None else given, np.float64))
+      for known, given in zip(_STATISTICS[preset], (mean, std), strict=True)
+    )
   except (TypeError, ValueError):
     raise ValueError("mean and std must be numbers") from None
   if m.ndim != 1 or not (s > 0).all() or m.size != s.size:

@@ -43,8 +43,11 @@ class Classification:
       label = batch["label"] if batch["label"].ndim == 1 else batch["label"].argmax(-1)
       wrong = logits.argmax(-1) != label
       loss = loss_fn(logits, batch["label"])
-      return {"n": mask.sum(), "wrong": (wrong & mask).sum(),
-              "loss": jnp.where(mask, loss, 0).sum()}
+      return {
+        "n": mask.sum(),
+        "wrong": (wrong & mask).sum(),
+        "loss": jnp.where(mask, loss, 0).sum(),
+      }
 
     return jax.jit(sums, out_shardings=parallel.replicated(self.context.mesh))
 
@@ -52,8 +55,14 @@ class Classification:
     size = -(-self.context.batch_size // self.context.mesh.size) * self.context.mesh.size
     data = self.context.data
     return pipeline.eval_batches(
-        self._source, transforms=data.eval, batch_size=size, num_threads=data.num_threads,
-        cache=data.cache, process_index=jax.process_index(), process_count=jax.process_count())
+      self._source,
+      transforms=data.eval,
+      batch_size=size,
+      num_threads=data.num_threads,
+      cache=data.cache,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
 
   def check(self) -> None:
     """Reads one batch.
@@ -63,8 +72,10 @@ class Classification:
     """
     shape, size = next(self._batches())["image"].shape, self.context.data.image_size
     if shape[1:3] != (size, size):
-      raise UserError(f"config.data.eval={self.context.data.eval!r} gives images of {shape[1]} x "
-                      f"{shape[2]} pixels, and config.data.image_size is {size}: resize or crop")
+      raise UserError(
+        f"config.data.eval={self.context.data.eval!r} gives images of {shape[1]} x "
+        f"{shape[2]} pixels, and config.data.image_size is {size}: resize or crop"
+      )
 
   def __call__(self, state: TrainState) -> dict[str, float]:
     """Returns error (fraction), loss (nats per example) and the number of examples."""
@@ -77,5 +88,8 @@ class Classification:
     n = len(self._source)
     if total["n"] != n:
       raise AssertionError(f"{self.name}: evaluated {total['n']:.0f} of {n} examples")
-    return {f"{self.name}_error": total["wrong"] / n, f"{self.name}_loss": total["loss"] / n,
-            f"{self.name}_examples": n}
+    return {
+      f"{self.name}_error": total["wrong"] / n,
+      f"{self.name}_loss": total["loss"] / n,
+      f"{self.name}_examples": n,
+    }

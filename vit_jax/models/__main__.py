@@ -27,8 +27,10 @@ def _count(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
 
 def make_table(names: Sequence[str], num_classes: int, image_size: int) -> Table:
   """Returns the table; models that the image size does not fit say so in theirs."""
-  table = Table(title=f"{image_size} px, {num_classes} classes", caption="GFLOPs: forward pass of "
-                "one image, multiply and add counted separately")
+  table = Table(
+    title=f"{image_size} px, {num_classes} classes",
+    caption="GFLOPs: forward pass of one image, multiply and add counted separately",
+  )
   table.add_column("model")
   table.add_column("parameters", justify="right")
   table.add_column("GFLOPs", justify="right")
@@ -46,10 +48,15 @@ def make_table(names: Sequence[str], num_classes: int, image_size: int) -> Table
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns its exit status."""
   parser = argparse.ArgumentParser(
-      prog="python -m vit_jax.models", description="Lists the models. Patch sizes are free: "
-      "ViT-B/8 exists too.")
-  parser.add_argument("text", nargs="?", default="",
-                      help="list the names that contain it (B/16), or one that is not listed")
+    prog="python -m vit_jax.models",
+    description="Lists the models. Patch sizes are free: ViT-B/8 exists too.",
+  )
+  parser.add_argument(
+    "text",
+    nargs="?",
+    default="",
+    help="list the names that contain it (B/16), or one that is not listed",
+  )
   parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
   parser.add_argument("--num-classes", type=int, default=1000, help="(default: 1000)")
   args = parser.parse_args(argv)

@@ -29,14 +29,18 @@ def _near(name: str) -> list[str]:
   known = list(dict.fromkeys(known))
   # Case matters (ViT-s and ViT-S are two models), so a name in a wrong case may fit several.
   same = [k for k in known if k.lower() == name.lower()]
-  return same or difflib.get_close_matches(name, known) \
-      or difflib.get_close_matches(name.upper(), known)
+  return (
+    same or difflib.get_close_matches(name, known) or difflib.get_close_matches(name.upper(), known)
+  )
 
 
 def _unknown(name: str) -> UserError:
   near = _near(name)
-  hint = (f"did you mean {' or '.join(near)} (case matters)?" if near
-          else "`python -m vit_jax.models` lists the names")
+  hint = (
+    f"did you mean {' or '.join(near)} (case matters)?"
+    if near
+    else "`python -m vit_jax.models` lists the names"
+  )
   return UserError(f"unknown model '{name}': {hint}")
 
 
@@ -67,8 +71,9 @@ def create(name: str, *, num_classes: int, image_size: int, **overrides: Any) ->
       range, or fields that contradict each other.
   """
   variant = find(name)
-  given = fields_lib.check(variant.module, overrides | {"num_classes": num_classes,
-                                                        "image_size": image_size})
+  given = fields_lib.check(
+    variant.module, overrides | {"num_classes": num_classes, "image_size": image_size}
+  )
   module = variant.module(**{**variant.fields, **given})
   module.check()
   return module

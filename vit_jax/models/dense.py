@@ -31,7 +31,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps float [..., *inputs] to [..., *features]."""
-    batch, inputs = x.shape[:-self.axes], x.shape[-self.axes:]
+    batch, inputs = x.shape[: -self.axes], x.shape[-self.axes :]
     matrix = (math.prod(inputs), math.prod(self.features))
 
     def init(key: jax.Array) -> jax.Array:

@@ -14,9 +14,9 @@ Remat = Literal["none", "full", "dots"]
 
 # What the forward pass keeps for the backward pass; everything else is computed again.
 _KEEP = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    # The outputs of the dense layers; the attention matrices, which have a batch dimension, not.
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+  # The outputs of the dense layers; the attention matrices, which have a batch dimension, not.
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -48,8 +48,7 @@ class Block(nn.Module):
     return y
 
   @nn.compact
-  def __call__(self, x: jax.Array, drop_path_rate: jax.typing.ArrayLike
-               ) -> tuple[jax.Array, None]:
+  def __call__(self, x: jax.Array, drop_path_rate: jax.typing.ArrayLike) -> tuple[jax.Array, None]:
     """Maps [B, N, D] to the same shape; the None beside it is what a scan collects."""
     y = LayerNorm(dtype=self.dtype, name="norm1")(x)
     y = Attention(self.num_heads, dtype=self.dtype, name="attention")(y, y)
@@ -100,11 +99,21 @@ class Encoder(nn.Module):
       block = nn.remat(Block, prevent_cse=not self.scan, policy=_KEEP[self.remat])
     rates = np.linspace(0, self.drop_path, self.depth, dtype=np.float32)
     arguments = dict(
-        mlp_dim=self.mlp_dim, num_heads=self.num_heads, dropout=self.dropout,
-        has_drop_path=self.drop_path > 0, gelu=self.gelu, dtype=self.dtype, train=self.train)
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      has_drop_path=self.drop_path > 0,
+      gelu=self.gelu,
+      dtype=self.dtype,
+      train=self.train,
+    )
     if self.scan:
-      scanned = nn.scan(block, variable_axes={"params": 0, "intermediates": 0},
-                        split_rngs={"params": True, "dropout": True}, length=self.depth)
+      scanned = nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=self.depth,
+      )
       return scanned(**arguments, name="blocks")(x, rates)[0]
     for i, rate in enumerate(rates):
       x, _ = block(**arguments, name=f"block_{i}")(x, rate)

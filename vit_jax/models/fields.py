@@ -54,8 +54,10 @@ def _dtype(key: str, value: Any) -> Any:
   try:
     return known[jnp.dtype(value).name]
   except (TypeError, KeyError):
-    raise UserError(f"model field {key} must be \"float32\" or \"bfloat16\" (parameters are "
-                    f"always float32), got {value!r}") from None
+    raise UserError(
+      f'model field {key} must be "float32" or "bfloat16" (parameters are '
+      f"always float32), got {value!r}"
+    ) from None
 
 
 PositiveInt = Annotated[int, _positive]
@@ -85,8 +87,11 @@ def _checks(module: type[nn.Module]) -> dict[str, Check]:
   out = {}
   for base in reversed(module.__mro__):
     if issubclass(base, nn.Module) and base is not nn.Module:
-      out |= {key: _check_of(kind) for key, kind in inspect.get_annotations(base).items()
-              if key not in ("name", "parent")}
+      out |= {
+        key: _check_of(kind)
+        for key, kind in inspect.get_annotations(base).items()
+        if key not in ("name", "parent")
+      }
   return out
 
 

@@ -27,8 +27,11 @@ def stack(params: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: a number between 0 and the last block is missing.
   """
   blocks = {int(m[1]): k for k in params if (m := re.fullmatch(r"block_(\d+)", k))}
-  out = {k: stack(v) if isinstance(v, Mapping) else v
-         for k, v in params.items() if k not in blocks.values()}
+  out = {
+    k: stack(v) if isinstance(v, Mapping) else v
+    for k, v in params.items()
+    if k not in blocks.values()
+  }
   if blocks:
     missing = set(range(max(blocks))) - set(blocks)
     if missing:
@@ -43,8 +46,7 @@ def unstack(params: Mapping[str, Any]) -> dict[str, Any]:
   Args:
     params: nested dict of arrays; wherever it has `blocks` these become `block_0`, `block_1`, ...
   """
-  out = {k: unstack(v) if isinstance(v, Mapping) else v
-         for k, v in params.items() if k != STACKED}
+  out = {k: unstack(v) if isinstance(v, Mapping) else v for k, v in params.items() if k != STACKED}
   if STACKED in params:
     depth = len(jax.tree.leaves(params[STACKED])[0])
     for i in range(depth):

@@ -76,13 +76,16 @@ class ViT(nn.Module):
   def check(self) -> None:
     """Raises UserError if the fields contradict each other."""
     if self.image_size % self.patch_size:
-      raise UserError(f"image_size={self.image_size} is not a multiple of patch_size="
-                      f"{self.patch_size}: use {self._nearest_image_size()} or another patch size")
+      raise UserError(
+        f"image_size={self.image_size} is not a multiple of patch_size="
+        f"{self.patch_size}: use {self._nearest_image_size()} or another patch size"
+      )
     if self.width % self.num_heads:
       raise UserError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
     if self.posemb == "sincos2d" and (self.width % 4 or self.width < 8):
-      raise UserError(f"posemb=\"sincos2d\" needs a width that is a multiple of 4 and at least 8, "
-                      f"got {self.width}")
+      raise UserError(
+        f'posemb="sincos2d" needs a width that is a multiple of 4 and at least 8, got {self.width}'
+      )
 
   def _nearest_image_size(self) -> int:
     return max(1, round(self.image_size / self.patch_size)) * self.patch_size
@@ -91,14 +94,17 @@ class ViT(nn.Module):
     if images.ndim != 4:
       raise UserError(f"images must be [batch, height, width, channels], got shape {images.shape}")
     if images.shape[1:3] != (self.image_size, self.image_size):
-      raise UserError(f"the model was made for {self.image_size} x {self.image_size} pixels, the "
-                      f"images have {images.shape[1]} x {images.shape[2]}: create it with their "
-                      "image_size")
+      raise UserError(
+        f"the model was made for {self.image_size} x {self.image_size} pixels, the "
+        f"images have {images.shape[1]} x {images.shape[2]}: create it with their "
+        "image_size"
+      )
 
   def _add_positions(self, x: jax.Array) -> jax.Array:
     if self.posemb == "learn":
-      table = self.param("pos_embedding", nn.initializers.normal(self.width ** -0.5),
-                         (1, *x.shape[1:]))
+      table = self.param(
+        "pos_embedding", nn.initializers.normal(self.width**-0.5), (1, *x.shape[1:])
+      )
     else:
       side = self.image_size // self.patch_size
       table = sincos2d(side, side, self.width)
@@ -136,15 +142,30 @@ class ViT(nn.Module):
       x = self._add_positions(x)
       x = self._prepend_cls(x) if self.pool == "tok" else x
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = Encoder(self.depth, self.mlp_dim, self.num_heads, self.dropout, self.drop_path, self.gelu,
-                self.dtype, self.scan, self.remat, train, name="encoder")(x)
+    x = Encoder(
+      self.depth,
+      self.mlp_dim,
+      self.num_heads,
+      self.dropout,
+      self.drop_path,
+      self.gelu,
+      self.dtype,
+      self.scan,
+      self.remat,
+      train,
+      name="encoder",
+    )(x)
     x = LayerNorm(self.dtype, name="encoder_norm")(x)
     features = self._pool(x).astype(jnp.float32)
     if self.pre_logits:
       features = nn.tanh(nn.Dense(self.width, name="pre_logits")(features))
     kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.initializers.lecun_normal()
-    logits = nn.Dense(self.num_classes, kernel_init=kernel_init, name="head",
-                      bias_init=nn.initializers.constant(self.head_bias_init))(features)
+    logits = nn.Dense(
+      self.num_classes,
+      kernel_init=kernel_init,
+      name="head",
+      bias_init=nn.initializers.constant(self.head_bias_init),
+    )(features)
     return Output(logits=logits, features=features)
 
 
@@ -154,23 +175,30 @@ _SCALING = "Scaling ViT, 2106.04560"
 
 # width, depth, mlp_dim, num_heads, and where the shape comes from.
 _SHAPES = {
-    "mu": (32, 1, 128, 2, "big_vision, for tests"),
-    "Ti": (192, 12, 768, 3, _DEIT),
-    "s": (256, 6, 1024, 8, _SCALING),
-    "S": (384, 12, 1536, 6, _DEIT),
-    "M": (512, 12, 2048, 8, "DeiT III, 2204.07118"),
-    "B": (768, 12, 3072, 12, _VIT),
-    "L": (1024, 24, 4096, 16, _VIT),
-    "So400m": (1152, 27, 4304, 16, "SoViT, 2305.13035"),
-    "H": (1280, 32, 5120, 16, _VIT),
-    "g": (1408, 40, 6144, 16, _SCALING),
-    "g-opt": (1536, 40, 6144, 16, "big_vision"),
-    "G": (1664, 48, 8192, 16, _SCALING),
-    "G-opt": (1536, 48, 8192, 16, "big_vision"),
-    "e": (1792, 56, 15360, 16, "PaLI, 2209.06794"),
+  "mu": (32, 1, 128, 2, "big_vision, for tests"),
+  "Ti": (192, 12, 768, 3, _DEIT),
+  "s": (256, 6, 1024, 8, _SCALING),
+  "S": (384, 12, 1536, 6, _DEIT),
+  "M": (512, 12, 2048, 8, "DeiT III, 2204.07118"),
+  "B": (768, 12, 3072, 12, _VIT),
+  "L": (1024, 24, 4096, 16, _VIT),
+  "So400m": (1152, 27, 4304, 16, "SoViT, 2305.13035"),
+  "H": (1280, 32, 5120, 16, _VIT),
+  "g": (1408, 40, 6144, 16, _SCALING),
+  "g-opt": (1536, 40, 6144, 16, "big_vision"),
+  "G": (1664, 48, 8192, 16, _SCALING),
+  "G-opt": (1536, 48, 8192, 16, "big_vision"),
+  "e": (1792, 56, 15360, 16, "PaLI, 2209.06794"),
 }
-_LISTED_PATCHES = {"mu": (4, 16), "s": (16, 28), "S": (16, 32), "B": (16, 28, 32), "L": (16, 32),
-                   "Ti": (16,), "M": (16,)}
+_LISTED_PATCHES = {
+  "mu": (4, 16),
+  "s": (16, 28),
+  "S": (16, 32),
+  "B": (16, 28, 32),
+  "L": (16, 32),
+  "Ti": (16,),
+  "M": (16,),
+}
 
 
 def _shape(text: str) -> tuple[int, int, int, int, str] | None:
@@ -189,11 +217,19 @@ def _lookup(name: str) -> Variant | None:
   if shape is None:
     return None
   width, depth, mlp_dim, num_heads, source = shape
-  return Variant(name, ViT, dict(width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads,
-                                 patch_size=int(match["patch"])), source)
+  return Variant(
+    name,
+    ViT,
+    dict(
+      width=width, depth=depth, mlp_dim=mlp_dim, num_heads=num_heads, patch_size=int(match["patch"])
+    ),
+    source,
+  )
 
 
 FAMILY = Family(
-    names=tuple(f"ViT-{shape}/{patch}" for shape in _SHAPES
-                for patch in _LISTED_PATCHES.get(shape, (14,))),
-    lookup=_lookup)
+  names=tuple(
+    f"ViT-{shape}/{patch}" for shape in _SHAPES for patch in _LISTED_PATCHES.get(shape, (14,))
+  ),
+  lookup=_lookup,
+)

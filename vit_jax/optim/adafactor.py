@@ -43,29 +43,30 @@ MIN_DIM_TO_FACTOR = 32
 def second_moment_decay(count: jax.typing.ArrayLike, beta2: float) -> jax.Array:
   """Returns beta2_t = min(beta2, 1 - t^-0.8), float32, for t = count + 1."""
   t = jnp.asarray(count, jnp.float32) + 1
-  return jnp.minimum(beta2, 1 - t ** -DECAY_EXPONENT)
+  return jnp.minimum(beta2, 1 - t**-DECAY_EXPONENT)
 
 
 def _per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
   """Applies the factored transform to each slice along axis 0, with one common count."""
   axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
   return optax.GradientTransformation(
-      jax.vmap(tx.init, out_axes=axes),
-      jax.vmap(tx.update, in_axes=(0, axes, 0), out_axes=(0, axes)))
+    jax.vmap(tx.init, out_axes=axes), jax.vmap(tx.update, in_axes=(0, axes, 0), out_axes=(0, axes))
+  )
 
 
 def _stacked_labels(stacked: str, params: optax.Params) -> optax.Params:
   labels = jax.tree_util.tree_map_with_path(
-      lambda path, _: "stacked" if re.fullmatch(stacked, decay.path_name(path)) else "single",
-      params)
+    lambda path, _: "stacked" if re.fullmatch(stacked, decay.path_name(path)) else "single", params
+  )
   if "stacked" not in jax.tree.leaves(labels):
     paths = [decay.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     raise options.unmatched("pattern of stacked parameters", stacked, paths)
   return labels
 
 
-def scale_by_factored_rms(beta2: float = 0.999, *, stacked: str | None = None
-                          ) -> optax.GradientTransformation:
+def scale_by_factored_rms(
+  beta2: float = 0.999, *, stacked: str | None = None
+) -> optax.GradientTransformation:
   """Returns the second-moment part, u_t above.
 
   Args:
@@ -79,18 +80,25 @@ def scale_by_factored_rms(beta2: float = 0.999, *, stacked: str | None = None
     UserError: at `init`, if `stacked` matches no parameter.
   """
   tx = optax.scale_by_factored_rms(
-      min_dim_size_to_factor=MIN_DIM_TO_FACTOR, epsilon=EPSILON,
-      decay_rate_fn=lambda count, _: second_moment_decay(count, beta2))
+    min_dim_size_to_factor=MIN_DIM_TO_FACTOR,
+    epsilon=EPSILON,
+    decay_rate_fn=lambda count, _: second_moment_decay(count, beta2),
+  )
   if stacked is None:
     return tx
-  return optax.partition({"single": tx, "stacked": _per_layer(tx)},
-                         lambda params: _stacked_labels(stacked, params))
+  return optax.partition(
+    {"single": tx, "stacked": _per_layer(tx)}, lambda params: _stacked_labels(stacked, params)
+  )
 
 
-def scale_by_adafactor(beta1: float = 0.9, beta2: float = 0.999,
-                       momentum_dtype: jax.typing.DTypeLike = jnp.bfloat16, *,
-                       bf16_coefficient: bool = False, stacked: str | None = None,
-                       ) -> optax.GradientTransformation:
+def scale_by_adafactor(
+  beta1: float = 0.9,
+  beta2: float = 0.999,
+  momentum_dtype: jax.typing.DTypeLike = jnp.bfloat16,
+  *,
+  bf16_coefficient: bool = False,
+  stacked: str | None = None,
+) -> optax.GradientTransformation:
   """Returns the transform from gradients to updates (without sign, learning rate, decay).
 
   Args:

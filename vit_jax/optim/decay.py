@@ -16,8 +16,9 @@ Groups = Sequence[tuple[str, float]]
 # (Zhai et al., 2106.04560, §3.1). In AdamW's units: what is taken off a step is lr(t) * value.
 DEFAULT_GROUPS = (("head/kernel", 3.0), (".*kernel.*", 0.03), (".*", 0.0))
 
-_FORM = "weight_decay must be a list of (pattern, value) pairs, e.g. ((\".*kernel\", 0.1), " \
-        "(\".*\", 0.0))"
+_FORM = (
+  'weight_decay must be a list of (pattern, value) pairs, e.g. ((".*kernel", 0.1), (".*", 0.0))'
+)
 
 
 def path_name(path: jax.tree_util.KeyPath) -> str:
@@ -30,8 +31,12 @@ def _parse(groups: Groups) -> list[tuple[re.Pattern[str], float]]:
     raise UserError(f"{_FORM}, got {groups!r}")
   parsed = []
   for group in groups:
-    if isinstance(group, str) or not isinstance(group, Sequence) or len(group) != 2 \
-        or not isinstance(group[0], str):
+    if (
+      isinstance(group, str)
+      or not isinstance(group, Sequence)
+      or len(group) != 2
+      or not isinstance(group[0], str)
+    ):
       raise UserError(f"{_FORM}, got the entry {group!r}")
     pattern, value = group
     options.check_range(f"weight_decay of '{pattern}'", value, 0.0)
@@ -64,8 +69,10 @@ def per_parameter(groups: Groups, params: optax.Params) -> Any:
   for path in paths:
     value = next((value for pattern, value in parsed if pattern.fullmatch(path)), None)
     if value is None:
-      raise UserError(f"weight_decay has no pattern for the parameter '{path}': add one, "
-                      "e.g. (\".*\", 0.0) at the end")
+      raise UserError(
+        f"weight_decay has no pattern for the parameter '{path}': add one, "
+        'e.g. (".*", 0.0) at the end'
+      )
     values.append(value)
   return jax.tree_util.tree_unflatten(treedef, values)
 
@@ -77,8 +84,9 @@ def add_decay(values: Any) -> optax.GradientTransformation:
     values: tree of floats from `per_parameter`; where 0, the update is left as it is.
   """
 
-  def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
-             ) -> tuple[optax.Updates, optax.EmptyState]:
+  def update(
+    updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.EmptyState]:
     if params is None:
       raise ValueError("weight decay needs the parameters: tx.update(grads, state, params, ...)")
     updates = jax.tree.map(lambda wd, u, p: u + wd * p if wd else u, values, updates, params)

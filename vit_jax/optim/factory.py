@@ -17,24 +17,24 @@ from vit_jax.optim import adafactor, decay, moments, options
 # Every option with its default. An option that the chosen optimiser does not use must stay at
 # its default: anything else is an error (`options.refuse_unused`).
 DEFAULTS: dict[str, Any] = {
-    "name": "adamw",  # "adamw", "sgd" or "adafactor"
-    "beta1": 0.9,  # decay of the first moment a step; adamw, adafactor
-    "beta2": 0.999,  # decay of the second moment a step, adafactor: its upper bound
-    "eps": 1e-8,  # added to the root of the second moment; adamw
-    "momentum": 0.9,  # sgd: v = momentum * v + g, the update is v; 0 is plain sgd
-    "nesterov": False,  # sgd, adamw
-    # Of the stored first moment: "float32" or "bfloat16"; auto: bfloat16 for adafactor only.
-    "momentum_dtype": "auto",
-    "bf16_coefficient": False,  # round beta1 as the authors' code does; adafactor (its docstring)
-    "weight_decay": decay.DEFAULT_GROUPS,  # (regex, value), first match wins; times learning rate
-    "clip_norm": 1.0,  # highest global norm of the gradient; 0 is off
+  "name": "adamw",  # "adamw", "sgd" or "adafactor"
+  "beta1": 0.9,  # decay of the first moment a step; adamw, adafactor
+  "beta2": 0.999,  # decay of the second moment a step, adafactor: its upper bound
+  "eps": 1e-8,  # added to the root of the second moment; adamw
+  "momentum": 0.9,  # sgd: v = momentum * v + g, the update is v; 0 is plain sgd
+  "nesterov": False,  # sgd, adamw
+  # Of the stored first moment: "float32" or "bfloat16"; auto: bfloat16 for adafactor only.
+  "momentum_dtype": "auto",
+  "bf16_coefficient": False,  # round beta1 as the authors' code does; adafactor (its docstring)
+  "weight_decay": decay.DEFAULT_GROUPS,  # (regex, value), first match wins; times learning rate
+  "clip_norm": 1.0,  # highest global norm of the gradient; 0 is off
 }
 
 _SHARED = ("name", "weight_decay", "clip_norm", "momentum_dtype")
 _USES = {
-    "adamw": ("beta1", "beta2", "eps", "nesterov"),
-    "sgd": ("momentum", "nesterov"),
-    "adafactor": ("beta1", "beta2", "bf16_coefficient"),
+  "adamw": ("beta1", "beta2", "eps", "nesterov"),
+  "sgd": ("momentum", "nesterov"),
+  "adafactor": ("beta1", "beta2", "bf16_coefficient"),
 }
 _MOMENTUM_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -75,9 +75,14 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 def scale_by_learning_rate() -> optax.GradientTransformationExtraArgs:
   """Returns the last link: times minus the `learning_rate` given to `update`; stateless."""
 
-  def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None,
-             *, learning_rate: jax.typing.ArrayLike, **_: Any
-             ) -> tuple[optax.Updates, optax.EmptyState]:
+  def update(
+    updates: optax.Updates,
+    state: optax.EmptyState,
+    params: optax.Params | None = None,
+    *,
+    learning_rate: jax.typing.ArrayLike,
+    **_: Any,
+  ) -> tuple[optax.Updates, optax.EmptyState]:
     del params
     return jax.tree.map(lambda u: -learning_rate * u, updates), state
 
@@ -88,17 +93,20 @@ def _scale_by(o: Mapping[str, Any], stacked: str | None) -> optax.GradientTransf
   dtype = o["momentum_dtype"]
   if o["name"] == "adamw":
     return moments.store_as(
-        optax.scale_by_adam(o["beta1"], o["beta2"], o["eps"], nesterov=o["nesterov"]), "mu", dtype)
+      optax.scale_by_adam(o["beta1"], o["beta2"], o["eps"], nesterov=o["nesterov"]), "mu", dtype
+    )
   if o["name"] == "adafactor":
-    return adafactor.scale_by_adafactor(o["beta1"], o["beta2"], dtype, stacked=stacked,
-                                        bf16_coefficient=o["bf16_coefficient"])
+    return adafactor.scale_by_adafactor(
+      o["beta1"], o["beta2"], dtype, stacked=stacked, bf16_coefficient=o["bf16_coefficient"]
+    )
   if not o["momentum"]:
     return optax.identity()
   return moments.store_as(optax.trace(o["momentum"], o["nesterov"]), "trace", dtype)
 
 
-def make(config: Mapping[str, Any], params: optax.Params, *, stacked: str | None = None
-         ) -> optax.GradientTransformationExtraArgs:
+def make(
+  config: Mapping[str, Any], params: optax.Params, *, stacked: str | None = None
+) -> optax.GradientTransformationExtraArgs:
   """Makes the optimiser of a config.
 
   Used as `tx.update(grads, state, params, learning_rate=lr)` with lr a (traced) scalar. One

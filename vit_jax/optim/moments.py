@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 
-def store_as(tx: optax.GradientTransformation, field: str,
-             dtype: jax.typing.DTypeLike) -> optax.GradientTransformation:
+def store_as(
+  tx: optax.GradientTransformation, field: str, dtype: jax.typing.DTypeLike
+) -> optax.GradientTransformation:
   """Rounds one field of a transform's state to `dtype` between steps.
 
   The step itself runs in float32: the stored moment is widened, updated with float32
@@ -29,8 +30,9 @@ def store_as(tx: optax.GradientTransformation, field: str,
   def init(params: optax.Params) -> optax.OptState:
     return cast(tx.init(params), dtype)
 
-  def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
-             ) -> tuple[optax.Updates, optax.OptState]:
+  def update(
+    updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.OptState]:
     updates, state = tx.update(updates, cast(state, jnp.float32), params)
     return updates, cast(state, dtype)
 

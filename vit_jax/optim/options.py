@@ -9,8 +9,9 @@ from typing import Any
 from vit_jax.errors import UserError
 
 
-def refuse_unused(kind: str, name: str, used: Iterable[str], options: Mapping[str, Any],
-                  defaults: Mapping[str, Any]) -> None:
+def refuse_unused(
+  kind: str, name: str, used: Iterable[str], options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
   """Raises UserError for an option that `name` does not read and that is not at its default.
 
   Such an option would look as if it had an effect. The same rule holds for every optimiser and
@@ -19,12 +20,21 @@ def refuse_unused(kind: str, name: str, used: Iterable[str], options: Mapping[st
   used = set(used)
   for key, value in options.items():
     if key not in used and value != defaults[key]:
-      raise UserError(f"{kind} '{name}' does not use {key}={value!r}: remove it "
-                      f"(or set it to its default, {defaults[key]!r})")
+      raise UserError(
+        f"{kind} '{name}' does not use {key}={value!r}: remove it "
+        f"(or set it to its default, {defaults[key]!r})"
+      )
 
 
-def check_range(key: str, value: Any, low: float, high: float = math.inf, *,
-                open_high: bool = False, integer: bool = False) -> None:
+def check_range(
+  key: str,
+  value: Any,
+  low: float,
+  high: float = math.inf,
+  *,
+  open_high: bool = False,
+  integer: bool = False,
+) -> None:
   """Raises UserError unless `value` is a number with low <= value <= high (< if `open_high`)."""
   kind = numbers.Integral if integer else numbers.Real
   ok = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)

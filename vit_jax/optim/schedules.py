@@ -46,8 +46,16 @@ def is_horizon_free(name: str) -> bool:
   return name in _HORIZON_FREE
 
 
-def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | float = 10_000,
-         shift: int = 0, total_steps: int | None = None, end: float = 0.0) -> Schedule:
+def make(
+  name: str,
+  *,
+  learning_rate: float,
+  warmup: int = 0,
+  timescale: int | float = 10_000,
+  shift: int = 0,
+  total_steps: int | None = None,
+  end: float = 0.0,
+) -> Schedule:
   """Makes a schedule.
 
   With s = step - warmup, the share of the peak after the warm-up is
@@ -77,8 +85,9 @@ def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | f
       another schedule that is not at its default.
   """
   horizon_free = is_horizon_free(name)
-  options.refuse_unused("schedule", name, _USES[name],
-                        {"timescale": timescale, "shift": shift, "end": end}, _DEFAULTS)
+  options.refuse_unused(
+    "schedule", name, _USES[name], {"timescale": timescale, "shift": shift, "end": end}, _DEFAULTS
+  )
   options.check_range("learning_rate", learning_rate, 0.0)
   options.check_range("warmup", warmup, 0, integer=True)
   options.check_range("shift", shift, 0, integer=True)
@@ -86,12 +95,15 @@ def make(name: str, *, learning_rate: float, warmup: int = 0, timescale: int | f
   options.check_range("timescale", timescale, 1)
   if not horizon_free:
     if total_steps is None:
-      raise UserError(f"schedule '{name}' decays towards a known end: set total_steps, "
-                      f"or use one of {', '.join(_HORIZON_FREE)}")
+      raise UserError(
+        f"schedule '{name}' decays towards a known end: set total_steps, "
+        f"or use one of {', '.join(_HORIZON_FREE)}"
+      )
     options.check_range("total_steps", total_steps, 1, integer=True)
     if total_steps <= warmup:
-      raise UserError(f"schedule '{name}': total_steps={total_steps} must be more than "
-                      f"warmup={warmup}")
+      raise UserError(
+        f"schedule '{name}': total_steps={total_steps} must be more than warmup={warmup}"
+      )
   peak = float(learning_rate)  # a NumPy float64 would widen the result where x64 is enabled
 
   def shape(step: jax.Array) -> jax.Array:
@@ -123,8 +135,12 @@ def check_cooldown(shape: str) -> None:
     raise unknown("cooldown shape", shape, COOLDOWNS)
 
 
-def cooldown(step: jax.typing.ArrayLike, start: jax.typing.ArrayLike, end: jax.typing.ArrayLike,
-             shape: str = "linear") -> jax.Array:
+def cooldown(
+  step: jax.typing.ArrayLike,
+  start: jax.typing.ArrayLike,
+  end: jax.typing.ArrayLike,
+  shape: str = "linear",
+) -> jax.Array:
   """Returns the factor that takes any schedule down to 0.
 
   With progress p = (step - start) / (end - start): 1 - p ("linear") or 1 - sqrt(p) ("1-sqrt").
