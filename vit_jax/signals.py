@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 import jax
-from jax.experimental import multihost_utils
+
+from vit_jax import parallel
 
 
 class Interrupted(Exception):  # noqa: N818  (no error: the run was asked to stop, and did)
@@ -21,29 +22,31 @@ class Interrupted(Exception):  # noqa: N818  (no error: the run was asked to sto
     )
 
 
+# Calls of `StopFlag.requested` between two times that the processes of a run ask each other.
+AGREE_EVERY = 10
+
+
 class StopFlag:
   """Whether a signal has asked this run to stop."""
 
   signum: int | None = None
-  _asked = 0  # JAX wants a count that only grows; steps start anew with each branch
+  _asked = 0
+  _agreed = False
 
   def requested(self) -> bool:
     """Whether to stop; all processes get the same answer, for they ask equally often."""
-    if jax.process_count() > 1:
-      self._asked += 1
-      if multihost_utils.reached_preemption_sync_point(self._asked):
-        self.signum = self.signum or signal.SIGTERM
-        return True
-      return False
-    return self.signum is not None
+    if jax.process_count() == 1:
+      return self.signum is not None
+    self._asked += 1
+    if self._asked % AGREE_EVERY == 0 and not parallel.all_agree(self.signum is None):
+      self.signum = self.signum or signal.SIGTERM
+      self._agreed = True
+    return self._agreed
 
 
 @contextmanager
 def catch() -> Iterator[StopFlag]:
-  """Yields the flag that SIGTERM and the first Ctrl-C set; a second one interrupts at once.
-
-  With several processes SIGTERM is left to JAX, which tells all of them at which step to stop.
-  """
+  """Yields the flag that SIGTERM and the first Ctrl-C set; a second signal interrupts at once."""
   flag = StopFlag()
 
   def handle(signum: int, frame: FrameType | None) -> None:
@@ -52,8 +55,7 @@ def catch() -> Iterator[StopFlag]:
       raise KeyboardInterrupt
     flag.signum = signum
 
-  caught = (signal.SIGINT, signal.SIGTERM) if jax.process_count() == 1 else ()
-  before = {s: signal.signal(s, handle) for s in caught}
+  before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
   try:
     yield flag
   finally:
