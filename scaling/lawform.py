@@ -9,6 +9,7 @@ the others; `basis` returns the functions that those multiply, which is what var
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import numpy as np
@@ -23,7 +24,7 @@ def columns(parameters: Array) -> list[Array]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class Law(abc.ABC):
   """What every law has; the forms in `scaling.laws` fill in the functions.
 
   Attributes:
@@ -62,13 +63,13 @@ class Law:
     """Whether variable projection applies."""
     return bool(self.linear)
 
+  @abc.abstractmethod
   def __call__(self, x: Array, parameters: Array) -> Array:
     """Returns the law's value [..., n]."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def jacobian(self, x: Array, parameters: Array) -> Array:
     """Returns d value / d parameter, [..., n, p]."""
-    raise NotImplementedError
 
   def linearise(self, x: Array, parameters: Array) -> tuple[Array, Array]:
     """Returns value and Jacobian; laws that share work between them do both at once."""
@@ -76,20 +77,20 @@ class Law:
 
   def basis(self, x: Array, nonlinear: Array) -> Array:
     """Returns [..., n, k]: what each of the `linear` parameters multiplies."""
-    raise NotImplementedError
+    raise TypeError(f"law {self.name} is not separable")
 
   def grid(self, x: Array) -> Array:
     """Returns nonlinear parameters [m, q] that cover the domain."""
-    raise NotImplementedError
+    raise TypeError(f"law {self.name} is not separable")
 
+  @abc.abstractmethod
   def bounds(self, x: Array) -> tuple[Array, Array]:
     """Returns the search box: lower [p] and upper [p]."""
-    raise NotImplementedError
 
   def starts(self, x: Array, y: Array) -> Array:
     """Returns parameters [m, p] to search from; only laws that are not separable."""
-    raise NotImplementedError
+    raise TypeError(f"law {self.name} is separable: it has a grid")
 
+  @abc.abstractmethod
   def rescale(self, parameters: Array, unit: Array | float) -> Array:
     """Turns parameters for x / unit into parameters for x."""
-    raise NotImplementedError
