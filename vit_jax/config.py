@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from vit_jax import optim
+from vit_jax import models, optim
 from vit_jax.errors import UserError
 
 # Entries below these keys are named by the user; what one may contain is checked by its reader.
@@ -49,24 +49,9 @@ def default() -> ml_collections.ConfigDict:
       cooldown_shape="linear",  # or "1-sqrt"
       model=dict(
         name="ViT-Ti/16",  # `python -m vit_jax.models` lists the names
-        # Unset fields are the variant's own. Fields that a family lacks are refused.
-        width=placeholder(int),
-        depth=placeholder(int),
-        mlp_dim=placeholder(int),
-        num_heads=placeholder(int),
-        patch_size=placeholder(int),  # pixels
-        pool=placeholder(str),  # "tok", "gap" or "map"
-        posemb=placeholder(str),  # "learn" or "sincos2d"
-        cls_position=placeholder(bool),  # whether the class token has a position of its own
-        pre_logits=placeholder(bool),  # a dense layer with tanh before the head
-        gelu=placeholder(str),  # "tanh" (JAX code bases) or "erf" (PyTorch's)
-        dropout=placeholder(float),  # share of activations
-        drop_path=placeholder(float),  # rate at the last block, rising linearly from 0
-        head_zeroinit=placeholder(bool),  # start the head's kernel at 0
-        head_bias_init=placeholder(float),
-        dtype=placeholder(str),  # of computation: "float32" or "bfloat16"
-        scan=placeholder(bool),  # one compiled block, scanned over the layers
-        remat=placeholder(str),  # what the backward pass recomputes: "none", "full", "dots"
+        # The fields of the model's class, unset: the variant's own. Their meaning is in the
+        # docstring of the class; those that the class lacks are refused.
+        **{key: placeholder(kind) for key, kind in models.config_keys().items()},
       ),
       data=dict(
         name="synthetic",  # a TFDS name, "synthetic", or the path of an image folder
@@ -248,7 +233,12 @@ def _has_open_end(flat: Mapping[str, Any]) -> bool:
 
 def _identity(flat: Mapping[str, Any], open_end: bool) -> dict[str, Any]:
   free = (*FREE_KEYS, "total_steps") if open_end else FREE_KEYS
-  return {k: v for k, v in flat.items() if not any(k == f or k.startswith(f + ".") for f in free)}
+  # What is not set says nothing, so that a run outlives keys that are added later.
+  return {
+    k: v
+    for k, v in flat.items()
+    if v is not None and not any(k == f or k.startswith(f + ".") for f in free)
+  }
 
 
 def config_hash(config: ml_collections.ConfigDict) -> str:

@@ -87,6 +87,7 @@ def model_flops(module: nn.Module, image_size: int, channels: int = 3) -> int:
     image_size: height and width in pixels.
     channels: of the image.
   """
+  module = module.clone(dtype=jnp.float32)  # in bfloat16 attention may be a kernel of cuDNN
   images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
   variables = jax.eval_shape(
     lambda key, x: module.init(key, x, train=False), jax.random.key(0), images

@@ -71,9 +71,9 @@ class Job:
   def model_name(self) -> str:
     """The model's name, and the parts of its shape that the config changes: "ViT-S/16 depth=6"."""
     changed = [
-      f"{k}={self.config.model[k]}"
-      for k in ("width", "depth", "mlp_dim", "num_heads", "patch_size")
-      if self.config.model[k] is not None
+      f"{k}={v}"
+      for k, v in self.config.model.items()
+      if k != "name" and k not in models.NOT_SHAPE and v is not None
     ]
     return " ".join([self.config.model.name, *changed])
 

@@ -21,6 +21,8 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
   """Returns `f(params, batch_stats, batch, key) -> (mean loss, new batch_stats)` for training.
 
+  A distillation head without a teacher learns from the labels too: the mean of both heads' losses.
+
   Args:
     model: called with `train=True`.
     loss_fn: (logits [B, K], labels) -> float32 [B].
@@ -34,7 +36,10 @@ def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
       rngs={"dropout": key},
       mutable=["batch_stats"],
     )
-    return loss_fn(out.logits, batch["label"]).mean(), changed.get("batch_stats", {})
+    value = loss_fn(out.logits, batch["label"]).mean()
+    if out.distilled_logits is not None:
+      value = (value + loss_fn(out.distilled_logits, batch["label"]).mean()) / 2
+    return value, changed.get("batch_stats", {})
 
   return loss
 

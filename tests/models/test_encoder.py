@@ -128,6 +128,7 @@ def test_dropout_after_positions_inside_mlps_and_at_the_end_of_branches():
   dropped = {
     decay.path_name(path[1:-2]): np.asarray(x)
     for path, x in jax.tree_util.tree_leaves_with_path(state)
+    if "__call__" in decay.path_name(path)  # not what the layers sow
   }
   assert {path: x.shape[-1] for path, x in dropped.items()} == {
     "Dropout_0": 16,
@@ -164,3 +165,21 @@ def test_intermediates_of_every_layer_can_be_captured(scan):
     else [captured[f"block_{i}"]["attention"]["__call__"][0] for i in range(2)]
   )
   assert [m.shape for m in maps] == ([(2, 3, 17, 16)] if scan else [(3, 17, 16)] * 2)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_attention_weights_and_activations_are_sown_only_when_asked_for(scan):
+  model = tiny(scan=scan, dtype="bfloat16")
+  params, images = random_params(model), random_images(model)
+  out, state = model.apply({"params": params}, images, mutable=["intermediates"])
+  encoder = state["intermediates"]["encoder"]
+  block = encoder["blocks"] if scan else encoder["block_1"]
+  (weights,) = block["attention"]["attention_weights"]
+  (activations,) = block["mlp"]["mlp_activations"]
+  lead = (2,) if scan else ()
+  assert weights.shape == (*lead, 3, 2, 17, 17)
+  assert activations.shape == (*lead, 3, 17, 24)
+  np.testing.assert_allclose(np.float32(weights).sum(-1), 1, atol=0.02)
+  plain, nothing = model.apply({"params": params}, images, mutable=["batch_stats"])
+  assert not nothing
+  np.testing.assert_array_equal(plain.logits, out.logits)

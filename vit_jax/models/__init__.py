@@ -4,7 +4,7 @@
 as `module.apply(variables, images, train=..., rngs={"dropout": key})` and returns an `Output`.
 """
 
-from vit_jax.models.catalogue import create, names
+from vit_jax.models.catalogue import NOT_SHAPE, config_keys, create, find, names
 from vit_jax.models.output import Output
 
-__all__ = ["Output", "create", "names"]
+__all__ = ["NOT_SHAPE", "Output", "config_keys", "create", "find", "names"]

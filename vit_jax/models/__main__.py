@@ -1,4 +1,4 @@
-"""Lists the models: `python -m vit_jax.models [TEXT] [--image-size 224] [--num-classes 1000]`."""
+"""Lists the models: `python -m vit_jax.models [TEXT] [--image-size N] [--num-classes N]`."""
 
 import argparse
 import sys
@@ -25,23 +25,28 @@ def _count(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
   return parameters, flops.model_flops(module, image_size)
 
 
-def make_table(names: Sequence[str], num_classes: int, image_size: int) -> Table:
-  """Returns the table; models that the image size does not fit say so in theirs."""
-  table = Table(
-    title=f"{image_size} px, {num_classes} classes",
-    caption="GFLOPs: forward pass of one image, multiply and add counted separately",
-  )
-  table.add_column("model")
-  table.add_column("parameters", justify="right")
-  table.add_column("GFLOPs", justify="right")
+def make_table(names: Sequence[str], num_classes: int | None, image_size: int | None) -> Table:
+  """Returns the table; models that the image size does not fit say so in theirs.
+
+  Args:
+    names: of the models.
+    num_classes: None: those of each model's published figures.
+    image_size: in pixels; None: that of each model's published figures.
+  """
+  table = Table(caption="GFLOPs: forward pass of one image, multiply and add counted separately")
+  table.add_column("model", no_wrap=True)
+  for column in ("pixels", "classes", "parameters", "GFLOPs"):
+    table.add_column(column, justify="right", no_wrap=True)
   table.add_column("source")
   for name in names:
-    source = catalogue.find(name).source
+    variant = catalogue.find(name)
+    size, classes = image_size or variant.image_size, num_classes or variant.num_classes
+    row = (name, str(size), str(classes))
     try:
-      parameters, operations = _count(name, num_classes, image_size)
-      table.add_row(name, f"{parameters:,}", f"{operations / 1e9:,.3f}", source)
+      parameters, operations = _count(name, classes, size)
+      table.add_row(*row, f"{parameters:,}", f"{operations / 1e9:,.3f}", variant.source)
     except UserError as e:
-      table.add_row(name, "-", "-", str(e), style="dim")
+      table.add_row(*row, "-", "-", str(e), style="dim")
   return table
 
 
@@ -57,14 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     default="",
     help="list the names that contain it (B/16), or one that is not listed",
   )
-  parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
-  parser.add_argument("--num-classes", type=int, default=1000, help="(default: 1000)")
+  published = "(default: those of the model's published figures)"
+  parser.add_argument("--image-size", type=int, help=f"pixels {published}")
+  parser.add_argument("--num-classes", type=int, help=published)
   args = parser.parse_args(argv)
   try:
     names = [name for name in catalogue.names() if args.text in name]
     names = names or [catalogue.find(args.text).name]
     for key in ("image_size", "num_classes"):
-      if getattr(args, key) < 1:
+      if getattr(args, key) is not None and getattr(args, key) < 1:
         raise UserError(f"--{key.replace('_', '-')} must be at least 1")
   except UserError as e:
     print(f"error: {e}", file=sys.stderr)

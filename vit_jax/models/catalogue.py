@@ -14,6 +14,19 @@ from vit_jax.models.family import Variant
 # A family has its own file; one line here makes its variants known.
 FAMILIES = (vit.FAMILY,)
 
+# Fields that leave the function alone, or that act in training only.
+NOT_SHAPE = (
+  "attention_dropout",
+  "drop_path",
+  "dropout",
+  "dtype",
+  "head_bias_init",
+  "head_zeroinit",
+  "remat",
+  "scan",
+  "weight_init",
+)
+
 
 def names() -> list[str]:
   """Returns the names worth listing; families know further ones, such as any patch size."""
@@ -55,6 +68,19 @@ def find(name: str) -> Variant:
     if variant is not None:
       return variant
   raise _unknown(name)
+
+
+def config_keys() -> dict[str, type]:
+  """Returns the fields that a config can set, of all families together, with their types."""
+  out: dict[str, type] = {}
+  for module in {find(name).module: None for name in names()}:
+    for key, annotation in fields_lib.annotations(module).items():
+      kind = fields_lib.config_type(annotation)
+      if kind is None or key in ("num_classes", "image_size"):
+        continue
+      if out.setdefault(key, kind) is not kind:
+        raise TypeError(f"field {key} of {module.__name__} is {kind}, elsewhere {out[key]}")
+  return out
 
 
 def create(name: str, *, num_classes: int, image_size: int, **overrides: Any) -> nn.Module:

@@ -19,6 +19,7 @@ class Dense(nn.Module):
     axes: how many of the input's last axes are contracted.
     kernel_init: initialiser; sees the kernel as the matrix [inputs, outputs].
     bias_init: initialiser.
+    use_bias: whether there is a bias.
     dtype: of computation; the parameters are float32.
   """
 
@@ -26,6 +27,7 @@ class Dense(nn.Module):
   axes: int = 1
   kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
+  use_bias: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -38,6 +40,8 @@ class Dense(nn.Module):
       return self.kernel_init(key, matrix).reshape(*inputs, *self.features)
 
     kernel = self.param("kernel", init).reshape(matrix).astype(self.dtype)
-    bias = self.param("bias", self.bias_init, self.features).astype(self.dtype)
     y = x.astype(self.dtype).reshape(-1, matrix[0]) @ kernel
-    return y.reshape(*batch, *self.features) + bias
+    y = y.reshape(*batch, *self.features)
+    if self.use_bias:
+      y = y + self.param("bias", self.bias_init, self.features).astype(self.dtype)
+    return y

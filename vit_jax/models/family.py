@@ -17,12 +17,16 @@ class Variant:
       `check()` that raises UserError for fields that contradict each other.
     fields: those of the class's fields in which the variant differs from its defaults.
     source: the paper that gives this shape.
+    image_size: the resolution that its published figures are for, in pixels.
+    num_classes: those of the published figures.
   """
 
   name: str
   module: type[nn.Module]
   fields: Mapping[str, Any]
   source: str
+  image_size: int = 224
+  num_classes: int = 1000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """The types of model fields, and the check of values that a person gives for them.
 
-A field's annotation is `bool`, `int`, `float`, a `Literal`, or `Annotated[type, check]` with a
-function `check(key, value)` that returns the value to use or raises UserError.
+A field's annotation is `bool`, `int`, `float`, a `Literal` of strings, or `Annotated[type, check]`
+with a function `check(key, value)` that returns the value to use or raises UserError.
 """
 
 import inspect
 import math
 import numbers
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -60,9 +60,23 @@ def _dtype(key: str, value: Any) -> Any:
     ) from None
 
 
+def _sizes(key: str, value: Any) -> tuple[int, ...]:
+  if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+    raise UserError(f"model field {key} must be a list of integers, got {value!r}")
+  return tuple(_positive(key, v) for v in value)
+
+
+def _module(key: str, value: Any) -> nn.Module | None:
+  if value is not None and not isinstance(value, nn.Module):
+    raise UserError(f"model field {key} must be a Linen module, got {value!r}")
+  return value
+
+
 PositiveInt = Annotated[int, _positive]
 Rate = Annotated[float, _rate]
 Dtype = Annotated[Any, _dtype]
+Sizes = Annotated[tuple, _sizes]  # of integers, one for each stage
+Module = Annotated[nn.Module | None, _module]
 
 _PLAIN: dict[Any, Check] = {bool: _boolean, int: _integer, float: _number}
 
@@ -83,16 +97,23 @@ def _check_of(annotation: Any) -> Check:
   return _PLAIN[annotation]
 
 
-def _checks(module: type[nn.Module]) -> dict[str, Check]:
+def annotations(module: type[nn.Module]) -> dict[str, Any]:
+  """Returns the annotations of a model's fields by name."""
   out = {}
   for base in reversed(module.__mro__):
     if issubclass(base, nn.Module) and base is not nn.Module:
-      out |= {
-        key: _check_of(kind)
-        for key, kind in inspect.get_annotations(base).items()
-        if key not in ("name", "parent")
-      }
-  return out
+      out |= inspect.get_annotations(base)
+  return {key: kind for key, kind in out.items() if key not in ("name", "parent")}
+
+
+def config_type(annotation: Any) -> type | None:
+  """Returns the type of a config key for a field, None for what no config can hold."""
+  if annotation in _PLAIN:
+    return annotation
+  if typing.get_origin(annotation) is typing.Literal or annotation is Dtype:
+    return str
+  kind = typing.get_args(annotation)[0]
+  return kind if kind in (int, float, tuple) else None
 
 
 def check(module: type[nn.Module], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +126,7 @@ def check(module: type[nn.Module], values: Mapping[str, Any]) -> dict[str, Any]:
   Raises:
     UserError: no such field (the nearest is named), a wrong type, or a value out of range.
   """
-  checks = _checks(module)
+  checks = {key: _check_of(kind) for key, kind in annotations(module).items()}
   for key in values:
     if key not in checks:
       raise unknown(f"field of {module.__name__}", key, checks)

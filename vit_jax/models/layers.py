@@ -12,9 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.errors import UserError
 from vit_jax.models.dense import Dense
 
 Gelu = Literal["tanh", "erf"]
+
+# What PyTorch's vision Transformers call "truncated normal, 0.02": they cut it at -2 and 2, that
+# is at a hundred standard deviations.
+NORMAL = nn.initializers.normal(0.02)
+
+# PyTorch's own default for kernels of convolutions and dense layers: uniform within
+# 1 / sqrt(fan_in).
+TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def gelu(x: jax.Array, form: Gelu) -> jax.Array:
@@ -22,53 +31,60 @@ def gelu(x: jax.Array, form: Gelu) -> jax.Array:
   return jax.checkpoint(partial(nn.gelu, approximate=form == "tanh"), prevent_cse=False)(x)
 
 
-@partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
-def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: Any) -> jax.Array:
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))
+def _normalize(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype: Any
+) -> jax.Array:
   x = x.astype(jnp.float32)
   # The variance of the centred values: E[x^2] - E[x]^2 loses its digits where the mean is large.
   x = x - jnp.mean(x, axis=-1, keepdims=True)
-  inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+  inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
   return (x * inverse * scale + bias).astype(dtype)
 
 
 class LayerNorm(nn.Module):
-  """Layer normalisation over the last axis; epsilon 1e-6, statistics in float32.
+  """Layer normalisation over the last axis (Ba et al., 1607.06450); statistics in float32.
 
   Attributes:
     dtype: of the result.
+    epsilon: added to the variance. JAX code bases and timm's ViTs have 1e-6, PyTorch's default
+      (Swin, Compact Transformers, T2T-ViT) is 1e-5.
   """
 
   dtype: Any = jnp.float32
+  epsilon: float = 1e-6
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Normalises float [..., D]."""
     scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
     bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-    return _normalize(x, scale, bias, self.dtype)
+    return _normalize(x, scale, bias, self.epsilon, self.dtype)
 
 
 class PatchEmbedding(nn.Module):
   """Cuts images into square patches and projects each: a convolution with stride = kernel.
 
-  The kernel [patch, patch, C, width] starts LeCun normal, the bias at zero (as in big_vision).
+  The kernel [patch, patch, C, width] starts LeCun normal (as in big_vision), the bias at zero.
 
   Attributes:
     width: of a token.
     patch_size: in pixels.
     dtype: of computation.
+    kernel_init: initialiser.
   """
 
   width: int
   patch_size: int
   dtype: Any = jnp.float32
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
     """Maps [B, H, W, C] to [B, H / patch * W / patch, width], row by row."""
     p = self.patch_size
     b, h, w, c = images.shape
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), (p, p, c, self.width))
+    kernel = self.param("kernel", self.kernel_init, (p, p, c, self.width))
     bias = self.param("bias", nn.initializers.zeros, (self.width,))
     patches = images.astype(self.dtype).reshape(b, h // p, p, w // p, p, c)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // p) * (w // p), p * p * c)
@@ -77,7 +93,9 @@ class PatchEmbedding(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Two dense layers with a GELU between; Xavier-uniform kernels, biases normal 1e-6.
+  """Two dense layers with a GELU between.
+
+  The hidden layer's activations are sown as the intermediate "mlp_activations" [..., hidden].
 
   Attributes:
     hidden: width of the hidden layer.
@@ -85,6 +103,8 @@ class Mlp(nn.Module):
     gelu: "tanh" or "erf".
     dtype: of computation.
     train: whether dropout acts.
+    kernel_init: initialiser; Xavier uniform as in big_vision and vit_jax.
+    bias_init: initialiser; normal 1e-6, as there.
   """
 
   hidden: int
@@ -92,14 +112,17 @@ class Mlp(nn.Module):
   gelu: Gelu = "tanh"
   dtype: Any = jnp.float32
   train: bool = False
+  kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+  bias_init: nn.initializers.Initializer = nn.initializers.normal(1e-6)
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
-    bias_init = nn.initializers.normal(1e-6)
-    y = Dense((self.hidden,), bias_init=bias_init, dtype=self.dtype, name="up")(x)
-    y = nn.Dropout(self.dropout, deterministic=not self.train)(gelu(y, self.gelu))
-    return Dense(x.shape[-1:], bias_init=bias_init, dtype=self.dtype, name="down")(y)
+    dense = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype)
+    y = gelu(dense((self.hidden,), name="up")(x), self.gelu)
+    self.sow("intermediates", "mlp_activations", y)
+    y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
+    return dense(x.shape[-1:], name="down")(y)
 
 
 def drop_path(x: jax.Array, rate: jax.typing.ArrayLike, key: jax.Array) -> jax.Array:
@@ -116,3 +139,39 @@ def drop_path(x: jax.Array, rate: jax.typing.ArrayLike, key: jax.Array) -> jax.A
   keep = 1.0 - jnp.asarray(rate, jnp.float32)
   mask = jax.random.bernoulli(key, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
   return x * (mask / keep).astype(x.dtype)
+
+
+def check_images(images: jax.Array, size: int) -> None:
+  """Raises UserError unless `images` are [B, size, size, C]."""
+  if images.ndim != 4:
+    raise UserError(f"images must be [batch, height, width, channels], got shape {images.shape}")
+  if images.shape[1:3] != (size, size):
+    raise UserError(
+      f"the model was made for {size} x {size} pixels, the images have {images.shape[1]} x "
+      f"{images.shape[2]}: create it with their image_size"
+    )
+
+
+def head(
+  num_classes: int,
+  *,
+  name: str = "head",
+  kernel_init: nn.initializers.Initializer,
+  zeroinit: bool = False,
+  bias: float = 0.0,
+) -> Dense:
+  """Returns the last dense layer, [B, D] to [B, num_classes]; float32 whatever the model's dtype.
+
+  Args:
+    num_classes: number of logits.
+    name: of the submodule.
+    kernel_init: initialiser.
+    zeroinit: start the kernel at zero instead.
+    bias: what the bias starts at.
+  """
+  return Dense(
+    (num_classes,),
+    kernel_init=nn.initializers.zeros if zeroinit else kernel_init,
+    bias_init=nn.initializers.constant(bias),
+    name=name,
+  )

@@ -1,5 +1,6 @@
 """Vision Transformers (Dosovitskiy et al., 2010.11929; Zhai et al., 2106.04560)."""
 
+import inspect
 import re
 from typing import Literal
 
@@ -8,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.errors import UserError
-from vit_jax.models.encoder import Encoder, Remat
+from vit_jax.models.encoder import Block, Encoder, Remat, linear_rates
 from vit_jax.models.family import Family, Variant
-from vit_jax.models.fields import Dtype, PositiveInt, Rate
-from vit_jax.models.layers import Gelu, LayerNorm, PatchEmbedding
+from vit_jax.models.fields import Dtype, Module, PositiveInt, Rate
+from vit_jax.models.layers import NORMAL, Gelu, LayerNorm, PatchEmbedding, check_images, head
 from vit_jax.models.output import Output
 from vit_jax.models.pooling import MapPool
 from vit_jax.models.positions import sincos2d
@@ -21,11 +22,14 @@ class ViT(nn.Module):
   """Patches, positions, encoder, final norm, pooling, head.
 
   Initialisation is big_vision's: see the layers; learned positions are normal with standard
-  deviation 1 / sqrt(width) (vit_jax: 0.02), the class token and the head's kernel zero.
+  deviation 1 / sqrt(width) (vit_jax: 0.02), the class token and the head's kernel zero. With
+  `weight_init="normal"` it is DeiT's: kernels, positions and tokens normal with standard deviation
+  0.02, biases zero.
 
-  Parameter paths: embedding, cls, pos_embedding, encoder/block_0/{norm1,attention,norm2,mlp}...
-  (with `scan`: encoder/blocks/...), encoder_norm, map_pool/{probe,attention,norm,mlp}, pre_logits,
-  head. Parameters are float32.
+  Parameter paths: embedding, cls, dist, pos_embedding,
+  encoder/block_0/{norm1,attention,norm2,mlp}... (with `scan`: encoder/blocks/...; with `body`:
+  body/...), encoder_norm, map_pool/{probe,attention,norm,mlp}, pre_logits, head, head_dist.
+  Parameters are float32.
 
   Attributes:
     num_classes: number of logits.
@@ -42,14 +46,20 @@ class ViT(nn.Module):
       true in the paper and vit_jax (prepend, then add), false in big_vision (add, then prepend).
     pre_logits: a dense layer of `width` with tanh before the head (2010.11929, §3.1, as in
       the checkpoints of ImageNet-21k).
+    distilled: with "tok", a second token with a head of its own, for a teacher's labels (DeiT,
+      2012.12877, §4). In evaluation `logits` are the mean of both heads, and in training those of
+      the class token's; `features` are the mean of both tokens.
     dropout: rate after the positions, inside the MLPs and at the end of each branch.
     drop_path: rate of stochastic depth at the last block, rising linearly from 0 at the first.
     gelu: "tanh", the approximation that JAX codebases use, or "erf", the exact one of PyTorch's.
-    head_zeroinit: start the head's kernel at zero (else LeCun normal).
+    weight_init: "xavier", big_vision's, or "normal", DeiT's; see above.
+    head_zeroinit: start the head's kernel at zero (else LeCun normal, or 0.02 normal).
     head_bias_init: start of the head's bias, e.g. -log(num_classes) for sigmoid losses.
     dtype: of computation, float32 or bfloat16; softmax, norm statistics and head are float32.
     scan: see Encoder.
     remat: see Encoder.
+    body: any module from tokens [B, N, width] to the same shape that takes the place of the
+      encoder; `train` is given to it if it takes that. The fields of the encoder then say nothing.
   """
 
   num_classes: PositiveInt
@@ -63,14 +73,17 @@ class ViT(nn.Module):
   posemb: Literal["learn", "sincos2d"] = "learn"
   cls_position: bool = True
   pre_logits: bool = False
+  distilled: bool = False
   dropout: Rate = 0.0
   drop_path: Rate = 0.0
   gelu: Gelu = "tanh"
+  weight_init: Literal["xavier", "normal"] = "xavier"
   head_zeroinit: bool = True
   head_bias_init: float = 0.0
   dtype: Dtype = jnp.float32
   scan: bool = False
   remat: Remat = "none"
+  body: Module = None
 
   @nn.nowrap
   def check(self) -> None:
@@ -86,35 +99,54 @@ class ViT(nn.Module):
       raise UserError(
         f'posemb="sincos2d" needs a width that is a multiple of 4 and at least 8, got {self.width}'
       )
+    if self.distilled and (self.pool != "tok" or not self.cls_position or self.pre_logits):
+      raise UserError(
+        'distilled=True has tokens with positions and nothing before its heads: pool="tok", '
+        "cls_position=True, pre_logits=False"
+      )
 
   def _nearest_image_size(self) -> int:
     return max(1, round(self.image_size / self.patch_size)) * self.patch_size
 
-  def _check_images(self, images: jax.Array) -> None:
-    if images.ndim != 4:
-      raise UserError(f"images must be [batch, height, width, channels], got shape {images.shape}")
-    if images.shape[1:3] != (self.image_size, self.image_size):
-      raise UserError(
-        f"the model was made for {self.image_size} x {self.image_size} pixels, the "
-        f"images have {images.shape[1]} x {images.shape[2]}: create it with their "
-        "image_size"
-      )
-
   def _add_positions(self, x: jax.Array) -> jax.Array:
     if self.posemb == "learn":
-      table = self.param(
-        "pos_embedding", nn.initializers.normal(self.width**-0.5), (1, *x.shape[1:])
-      )
+      init = nn.initializers.normal(self.width**-0.5) if self.weight_init == "xavier" else NORMAL
+      table = self.param("pos_embedding", init, (1, *x.shape[1:]))
     else:
       side = self.image_size // self.patch_size
       table = sincos2d(side, side, self.width)
-      # The class token has no place in the grid: zero.
+      # The tokens beside the patches have no place in the grid: zero.
       table = jnp.pad(table, ((0, 0), (x.shape[1] - side * side, 0), (0, 0)))
     return x + table.astype(self.dtype)
 
-  def _prepend_cls(self, x: jax.Array) -> jax.Array:
-    cls = self.param("cls", nn.initializers.zeros, (1, 1, self.width)).astype(self.dtype)
-    return jnp.concatenate([jnp.broadcast_to(cls, (x.shape[0], 1, self.width)), x], axis=1)
+  def _prepend_tokens(self, x: jax.Array) -> jax.Array:
+    init = nn.initializers.zeros if self.weight_init == "xavier" else NORMAL
+    names = ("cls", "dist") if self.distilled else ("cls",)
+    tokens = [self.param(name, init, (1, 1, self.width)).astype(self.dtype) for name in names]
+    tokens = [jnp.broadcast_to(token, (x.shape[0], 1, self.width)) for token in tokens]
+    return jnp.concatenate([*tokens, x], axis=1)
+
+  def _encode(self, x: jax.Array, train: bool) -> jax.Array:
+    if self.body is not None:
+      takes_train = "train" in inspect.signature(type(self.body).__call__).parameters
+      return self.body(x, train=train) if takes_train else self.body(x)
+    inits = (
+      {}
+      if self.weight_init == "xavier"
+      else dict(kernel_init=NORMAL, bias_init=nn.initializers.zeros)
+    )
+    fields = dict(
+      mlp_dim=self.mlp_dim,
+      num_heads=self.num_heads,
+      dropout=self.dropout,
+      has_drop_path=self.drop_path > 0,
+      gelu=self.gelu,
+      dtype=self.dtype,
+      train=train,
+      **inits,
+    )
+    rates = linear_rates(self.drop_path, self.depth)
+    return Encoder(Block, fields, self.scan, self.remat, name="encoder")(x, rates)
 
   def _pool(self, x: jax.Array) -> jax.Array:
     if self.pool == "tok":
@@ -122,6 +154,15 @@ class ViT(nn.Module):
     if self.pool == "gap":
       return jnp.mean(x, axis=1, dtype=jnp.float32)
     return MapPool(self.mlp_dim, self.num_heads, self.gelu, self.dtype, name="map_pool")(x)
+
+  def _head(self, name: str, features: jax.Array) -> jax.Array:
+    return head(
+      self.num_classes,
+      name=name,
+      zeroinit=self.head_zeroinit,
+      kernel_init=nn.initializers.lecun_normal() if self.weight_init == "xavier" else NORMAL,
+      bias=self.head_bias_init,
+    )(features)
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
@@ -134,39 +175,23 @@ class ViT(nn.Module):
     Raises:
       UserError: images of another size.
     """
-    self._check_images(images)
+    check_images(images, self.image_size)
     x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="embedding")(images)
     if self.pool == "tok" and self.cls_position:
-      x = self._add_positions(self._prepend_cls(x))
+      x = self._add_positions(self._prepend_tokens(x))
     else:
       x = self._add_positions(x)
-      x = self._prepend_cls(x) if self.pool == "tok" else x
+      x = self._prepend_tokens(x) if self.pool == "tok" else x
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    x = Encoder(
-      self.depth,
-      self.mlp_dim,
-      self.num_heads,
-      self.dropout,
-      self.drop_path,
-      self.gelu,
-      self.dtype,
-      self.scan,
-      self.remat,
-      train,
-      name="encoder",
-    )(x)
-    x = LayerNorm(self.dtype, name="encoder_norm")(x)
+    x = LayerNorm(self.dtype, name="encoder_norm")(self._encode(x, train))
     features = self._pool(x).astype(jnp.float32)
     if self.pre_logits:
       features = nn.tanh(nn.Dense(self.width, name="pre_logits")(features))
-    kernel_init = nn.initializers.zeros if self.head_zeroinit else nn.initializers.lecun_normal()
-    logits = nn.Dense(
-      self.num_classes,
-      kernel_init=kernel_init,
-      name="head",
-      bias_init=nn.initializers.constant(self.head_bias_init),
-    )(features)
-    return Output(logits=logits, features=features)
+    logits = self._head("head", features)
+    if not self.distilled:
+      return Output(logits, features)
+    dist = x[:, 1].astype(jnp.float32)
+    return Output.of_two_heads(logits, self._head("head_dist", dist), (features + dist) / 2, train)
 
 
 _VIT = "ViT, 2010.11929"
