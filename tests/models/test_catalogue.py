@@ -9,6 +9,7 @@ from modeling import shapes
 
 from vit_jax import models
 from vit_jax.errors import UserError
+from vit_jax.models import vit
 from vit_jax.models.__main__ import main
 
 
@@ -53,7 +54,7 @@ def test_counts_of_other_options():
     assert (count(name, pool="gap") - head) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", vit.FAMILY.names)
 def test_every_listed_name_builds_with_every_layer(name):
   model = models.create(name, num_classes=3, image_size=224, scan=True)
   params = shapes(model)

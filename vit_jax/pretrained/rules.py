@@ -13,6 +13,7 @@ import numpy as np
 
 Arrays = tuple[np.ndarray, ...]
 Shape = tuple[int, ...]
+Resize = Callable[[np.ndarray, Shape, str], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +25,19 @@ class Rule:
     ours: paths in the model's variables.
     load: (their arrays, our shapes) -> our arrays.
     save: our arrays -> their arrays, the inverse of `load`.
-    resize: (their array, the shape that it should have) -> array, for tables that depend on the
-      resolution; None where another shape is an error. Such a rule has one tensor on each side.
+    resize: (their array, the shape that it should have, "bicubic" or "bilinear") -> array, for
+      tables that depend on the resolution; None where another shape is an error. Such a rule has
+      one tensor on each side.
   """
 
   theirs: tuple[str, ...]
   ours: tuple[str, ...]
   load: Callable[[Arrays, Sequence[Shape]], Arrays]
   save: Callable[[Arrays], Arrays]
-  resize: Callable[[np.ndarray, Shape], np.ndarray] | None = None
+  resize: Resize | None = None
 
 
-def same(
-  theirs: str, ours: str, resize: Callable[[np.ndarray, Shape], np.ndarray] | None = None
-) -> Rule:
+def same(theirs: str, ours: str, resize: Resize | None = None) -> Rule:
   """The same array, such as a token or a table."""
   return Rule(
     (theirs,),
