@@ -102,6 +102,22 @@ def linear_rates(rate: float, depth: int) -> np.ndarray:
   return np.linspace(0, rate, depth, dtype=np.float32)
 
 
+def rematerialize(
+  block: type[nn.Module], remat: Remat, *, scanned: bool = False
+) -> type[nn.Module]:
+  """Returns the class of a block whose activations are computed again in the backward pass.
+
+  Args:
+    block: the class.
+    remat: see Encoder; "none" returns the class itself.
+    scanned: whether a scan goes over the block.
+  """
+  if remat == "none":
+    return block
+  # Inside a scan nothing can be merged across the layers, so no barrier is needed.
+  return nn.remat(block, prevent_cse=not scanned, policy=_KEEP[remat])
+
+
 class Encoder(nn.Module):
   """Blocks that are alike, one after the other.
 
@@ -131,10 +147,7 @@ class Encoder(nn.Module):
       each: the second argument of the blocks: an array, or a tree of arrays, whose first axis
         counts the blocks, such as their rates of drop path.
     """
-    block = self.block
-    if self.remat != "none":
-      # Inside a scan nothing can be merged across the layers, so no barrier is needed.
-      block = nn.remat(block, prevent_cse=not self.scan, policy=_KEEP[self.remat])
+    block = rematerialize(self.block, self.remat, scanned=self.scan)
     depth = len(jax.tree.leaves(each)[0])
     if self.scan:
       scanned = nn.scan(
