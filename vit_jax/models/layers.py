@@ -72,12 +72,14 @@ class PatchEmbedding(nn.Module):
     patch_size: in pixels.
     dtype: of computation.
     kernel_init: initialiser.
+    bias_init: initialiser.
   """
 
   width: int
   patch_size: int
   dtype: Any = jnp.float32
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
@@ -85,7 +87,7 @@ class PatchEmbedding(nn.Module):
     p = self.patch_size
     b, h, w, c = images.shape
     kernel = self.param("kernel", self.kernel_init, (p, p, c, self.width))
-    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    bias = self.param("bias", self.bias_init, (self.width,))
     patches = images.astype(self.dtype).reshape(b, h // p, p, w // p, p, c)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // p) * (w // p), p * p * c)
     kernel = kernel.reshape(p * p * c, self.width).astype(self.dtype)
@@ -149,6 +151,16 @@ def check_images(images: jax.Array, size: int) -> None:
     raise UserError(
       f"the model was made for {size} x {size} pixels, the images have {images.shape[1]} x "
       f"{images.shape[2]}: create it with their image_size"
+    )
+
+
+def check_patches(image_size: int, patch_size: int) -> None:
+  """Raises UserError, with the nearest size that fits, unless patches cover the image."""
+  if image_size % patch_size:
+    near = max(1, round(image_size / patch_size)) * patch_size
+    raise UserError(
+      f"image_size={image_size} is not a multiple of patch_size={patch_size}: use {near} or "
+      "another patch size"
     )
 
 
