@@ -7,12 +7,20 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import UserError
+from vit_jax.models import cait, compact, deit, mixer, swin, t2t, vit
 from vit_jax.models import fields as fields_lib
-from vit_jax.models import vit
 from vit_jax.models.family import Variant
 
 # A family has its own file; one line here makes its variants known.
-FAMILIES = (vit.FAMILY,)
+FAMILIES = (
+  vit.FAMILY,
+  mixer.FAMILY,
+  t2t.FAMILY,
+  deit.FAMILY,
+  cait.FAMILY,
+  swin.FAMILY,
+  compact.FAMILY,
+)
 
 # Fields that leave the function alone, or that act in training only.
 NOT_SHAPE = (
@@ -22,8 +30,10 @@ NOT_SHAPE = (
   "dtype",
   "head_bias_init",
   "head_zeroinit",
+  "layer_scale",
   "remat",
   "scan",
+  "token_dropout",
   "weight_init",
 )
 

@@ -43,6 +43,12 @@ def _positive(key: str, value: Any) -> int:
   return int(value)
 
 
+def _positive_number(key: str, value: Any) -> float:
+  if not _number(key, value) > 0:
+    raise UserError(f"model field {key} must be above 0, got {value!r}")
+  return float(value)
+
+
 def _rate(key: str, value: Any) -> float:
   if not 0 <= _number(key, value) < 1:
     raise UserError(f"model field {key} is a rate in [0, 1), got {value!r}")
@@ -73,6 +79,7 @@ def _module(key: str, value: Any) -> nn.Module | None:
 
 
 PositiveInt = Annotated[int, _positive]
+PositiveFloat = Annotated[float, _positive_number]
 Rate = Annotated[float, _rate]
 Dtype = Annotated[Any, _dtype]
 Sizes = Annotated[tuple, _sizes]  # of integers, one for each stage

@@ -12,7 +12,16 @@ from vit_jax.errors import UserError
 from vit_jax.models.encoder import Block, Encoder, Remat, linear_rates
 from vit_jax.models.family import Family, Variant
 from vit_jax.models.fields import Dtype, Module, PositiveInt, Rate
-from vit_jax.models.layers import NORMAL, Gelu, LayerNorm, PatchEmbedding, check_images, head
+from vit_jax.models.layers import (
+  NORMAL,
+  TORCH_UNIFORM,
+  Gelu,
+  LayerNorm,
+  PatchEmbedding,
+  check_images,
+  check_patches,
+  head,
+)
 from vit_jax.models.output import Output
 from vit_jax.models.pooling import MapPool
 from vit_jax.models.positions import sincos2d
@@ -24,7 +33,7 @@ class ViT(nn.Module):
   Initialisation is big_vision's: see the layers; learned positions are normal with standard
   deviation 1 / sqrt(width) (vit_jax: 0.02), the class token and the head's kernel zero. With
   `weight_init="normal"` it is DeiT's: kernels, positions and tokens normal with standard deviation
-  0.02, biases zero.
+  0.02, biases zero, the patches' kernel as PyTorch's convolutions.
 
   Parameter paths: embedding, cls, dist, pos_embedding,
   encoder/block_0/{norm1,attention,norm2,mlp}... (with `scan`: encoder/blocks/...; with `body`:
@@ -59,7 +68,9 @@ class ViT(nn.Module):
     scan: see Encoder.
     remat: see Encoder.
     body: any module from tokens [B, N, width] to the same shape that takes the place of the
-      encoder; `train` is given to it if it takes that. The fields of the encoder then say nothing.
+      encoder; `train` is given to it if it has an argument of that name. The tokens come in
+      `dtype`. The fields of the encoder's blocks (depth, drop_path, scan, remat; with
+      pool="map" not mlp_dim and num_heads) then say nothing.
   """
 
   num_classes: PositiveInt
@@ -88,12 +99,8 @@ class ViT(nn.Module):
   @nn.nowrap
   def check(self) -> None:
     """Raises UserError if the fields contradict each other."""
-    if self.image_size % self.patch_size:
-      raise UserError(
-        f"image_size={self.image_size} is not a multiple of patch_size="
-        f"{self.patch_size}: use {self._nearest_image_size()} or another patch size"
-      )
-    if self.width % self.num_heads:
+    check_patches(self.image_size, self.patch_size)
+    if self.width % self.num_heads and (self.body is None or self.pool == "map"):
       raise UserError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
     if self.posemb == "sincos2d" and (self.width % 4 or self.width < 8):
       raise UserError(
@@ -104,9 +111,6 @@ class ViT(nn.Module):
         'distilled=True has tokens with positions and nothing before its heads: pool="tok", '
         "cls_position=True, pre_logits=False"
       )
-
-  def _nearest_image_size(self) -> int:
-    return max(1, round(self.image_size / self.patch_size)) * self.patch_size
 
   def _add_positions(self, x: jax.Array) -> jax.Array:
     if self.posemb == "learn":
@@ -126,10 +130,24 @@ class ViT(nn.Module):
     tokens = [jnp.broadcast_to(token, (x.shape[0], 1, self.width)) for token in tokens]
     return jnp.concatenate([*tokens, x], axis=1)
 
+  def _run_body(self, x: jax.Array, train: bool) -> jax.Array:
+    arguments = inspect.signature(type(self.body).__call__).parameters
+    kind = arguments["train"].kind if "train" in arguments else None
+    if list(arguments)[2:3] == ["train"] and kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+      y = self.body(x, train)  # `nn.remat` can keep an argument static by its position only
+    else:
+      y = self.body(x) if kind is None else self.body(x, train=train)
+    if getattr(y, "shape", None) != x.shape:
+      what = f"shape {y.shape}" if hasattr(y, "shape") else type(y).__name__
+      raise UserError(
+        f"the body {type(self.body).__name__} must map tokens to the same shape, {x.shape}, but "
+        f"returned {what}"
+      )
+    return y
+
   def _encode(self, x: jax.Array, train: bool) -> jax.Array:
     if self.body is not None:
-      takes_train = "train" in inspect.signature(type(self.body).__call__).parameters
-      return self.body(x, train=train) if takes_train else self.body(x)
+      return self._run_body(x, train)
     inits = (
       {}
       if self.weight_init == "xavier"
@@ -176,7 +194,10 @@ class ViT(nn.Module):
       UserError: images of another size.
     """
     check_images(images, self.image_size)
-    x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="embedding")(images)
+    embed_init = nn.initializers.lecun_normal() if self.weight_init == "xavier" else TORCH_UNIFORM
+    x = PatchEmbedding(self.width, self.patch_size, self.dtype, embed_init, name="embedding")(
+      images
+    )
     if self.pool == "tok" and self.cls_position:
       x = self._add_positions(self._prepend_tokens(x))
     else:
