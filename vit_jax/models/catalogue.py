@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import UserError
-from vit_jax.models import cait, compact, deit, mixer, swin, t2t, vit
+from vit_jax.models import cait, compact, deit, mixer, swin, t2t, t2t, vit
 from vit_jax.models import fields as fields_lib
 from vit_jax.models.family import Variant
 
@@ -33,6 +33,7 @@ NOT_SHAPE = (
   "layer_scale",
   "remat",
   "scan",
+  "token_dropout",
   "token_dropout",
   "weight_init",
 )
