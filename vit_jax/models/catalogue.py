@@ -7,7 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from vit_jax.errors import UserError
-from vit_jax.models import cait, compact, deit, mixer, swin, t2t, t2t, vit
+from vit_jax.models import bit, cait, compact, deit, mixer, resnet, swin, t2t, vit
 from vit_jax.models import fields as fields_lib
 from vit_jax.models.family import Variant
 
@@ -20,6 +20,8 @@ FAMILIES = (
   cait.FAMILY,
   swin.FAMILY,
   compact.FAMILY,
+  resnet.FAMILY,
+  bit.FAMILY,
 )
 
 # Fields that leave the function alone, or that act in training only.
@@ -33,7 +35,6 @@ NOT_SHAPE = (
   "layer_scale",
   "remat",
   "scan",
-  "token_dropout",
   "token_dropout",
   "weight_init",
 )
