@@ -10,7 +10,7 @@ SHRUNKEN = {
   "Mixer-S/2": dict(width=16, depth=2, token_mlp_dim=12, mlp_dim=24, image_size=8),
   "CCT-2/3x1": dict(width=16, depth=2, mlp_dim=24, num_heads=2, image_size=8),
   "ResNet-50": dict(width=4, depths=(3, 2), stem="cifar", image_size=8),
-  "BiT-R50x1": dict(width=32, depths=(2,), stem="cifar", image_size=8),
+  "BiT-R50x1": dict(width=32, depths=(3,), stem="cifar", image_size=8),
   "ViT-mu/2": dict(width=16, depth=2, mlp_dim=24, num_heads=2, image_size=8),
   # 5 x 5 tokens in windows of 3, then 3 x 3 in one: padding, shift and mask all act.
   "Swin-T": dict(width=16, depths=(2, 2), head_dim=8, window=3, patch_size=2, image_size=10),

@@ -103,19 +103,18 @@ def test_scan_and_remat_change_nothing(name):
   model = create(name)
   variables, images = variables_of(model), images_for(model)
 
-  def value_and_grad(model, params):
+  def value_and_grad(model, variables):
     def loss(p):
       return (model.apply({**variables, "params": p}, images).logits ** 2).sum()
 
-    return jit(jax.value_and_grad(loss))(params)
+    return jit(jax.value_and_grad(loss))(variables["params"])
 
-  value, grads = value_and_grad(model, variables["params"])
+  value, grads = value_and_grad(model, variables)
   scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
   for option in options:
     other = create(name, **option)
     scans = option.get("scan", False)
-    params = stacking.stack(variables["params"]) if scans else variables["params"]
-    got, got_grads = value_and_grad(other, params)
+    got, got_grads = value_and_grad(other, stacking.stack(variables) if scans else variables)
     np.testing.assert_allclose(got, value, rtol=1e-4, err_msg=str(option))
     got_grads = stacking.unstack(got_grads) if scans else got_grads
     jax.tree.map(

@@ -13,12 +13,15 @@ from vit_jax.models.layers import Gelu, LayerNorm, Mlp, drop_path
 
 Remat = Literal["none", "full", "dots"]
 
+
+def _is_layer(primitive: Any, *args: Any, **params: Any) -> Any:
+  """Keeps outputs of dense layers and convolutions; attention's, which have a batch axis, not."""
+  dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *args, **params)
+  return dots or primitive.name == "conv_general_dilated"
+
+
 # What the forward pass keeps for the backward pass; everything else is computed again.
-_KEEP = {
-  "full": jax.checkpoint_policies.nothing_saveable,
-  # The outputs of the dense layers; the attention matrices, which have a batch dimension, not.
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+_KEEP = {"full": jax.checkpoint_policies.nothing_saveable, "dots": _is_layer}
 
 
 class ResidualBlock(nn.Module):
@@ -130,7 +133,7 @@ class Encoder(nn.Module):
     fields: of the blocks.
     scan: compile one block and scan over the layers: compile time does not grow with depth.
     remat: what the backward pass computes again to save memory: "none"; "full", everything but
-      the inputs of the blocks; "dots", everything but the outputs of dense layers.
+      the inputs of the blocks; "dots", everything but what dense layers and convolutions return.
   """
 
   block: type[nn.Module]
@@ -152,7 +155,7 @@ class Encoder(nn.Module):
     if self.scan:
       scanned = nn.scan(
         block,
-        variable_axes={"params": 0, "intermediates": 0},
+        variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         length=depth,
       )
