@@ -26,6 +26,12 @@ NORMAL = nn.initializers.normal(0.02)
 TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def torch_bias(fan_in: int) -> nn.initializers.Initializer:
+  """PyTorch's own default for the biases beside such kernels."""
+  bound = fan_in**-0.5
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def gelu(x: jax.Array, form: Gelu) -> jax.Array:
   """GELU (1606.08415, §2): x * Phi(x), with Phi exact ("erf") or by its tanh approximation."""
   return jax.checkpoint(partial(nn.gelu, approximate=form == "tanh"), prevent_cse=False)(x)
