@@ -1,10 +1,12 @@
 """Everything durable about a run's state: save, restore, resume, fork."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -95,17 +97,44 @@ class Checkpoints:
     )
     return target.replace(params=found.params, **found.rest)
 
+  def weights(self, step: int) -> dict[str, Any]:
+    """Returns {"params": ...[, "batch_stats": ...]} of a step as NumPy arrays, of any model.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    reader = ocp.PyTreeCheckpointer()
+
+    def read(item: str, keep: Callable[[Any], Any]) -> Any:
+      directory = self.directory / str(step) / item
+      saved = keep(reader.metadata(directory).item_metadata.tree)
+      args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+      return reader.restore(
+        directory, ocp.args.PyTreeRestore(item=saved, restore_args=args, partial_restore=True)
+      )
+
+    try:
+      params = read("params", lambda tree: tree)
+      stats = read("rest", lambda tree: {k: v for k, v in tree.items() if k == "batch_stats"})
+    except Exception as e:
+      raise self._damaged(step, e) from e
+    found = {"params": params} | stats
+    return {name: tree for name, tree in found.items() if tree}
+
   def _read(self, step: int, **items: Any) -> Any:
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as e:
-      reason = " ".join(str(e).split())[:200]
-      earlier = self.latest(at_most=step - 1)
-      then = f"to continue from step {earlier}" if earlier is not None else "to start over"
-      raise UserError(
-        f"cannot read checkpoint {self.directory / str(step)} ({reason}): move this "
-        f"folder away {then}"
-      ) from e
+      raise self._damaged(step, e) from e
+
+  def _damaged(self, step: int, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    earlier = self.latest(at_most=step - 1)
+    then = f"to continue from step {earlier}" if earlier is not None else "to start over"
+    return UserError(
+      f"cannot read checkpoint {self.directory / str(step)} ({reason}): move this "
+      f"folder away {then}"
+    )
 
   def wait(self) -> None:
     """Returns when all started saves are on the disk."""

@@ -32,6 +32,15 @@ FREE_KEYS = (
   "data.cache",
 )
 
+# Keys that came later, with the value at which they do nothing: as if they were not set.
+NEUTRAL = {
+  "freeze": [],
+  "init_head": "keep",
+  "init_interpolation": "bicubic",
+  "optimizer.layer_decay": 1.0,
+  "optimizer.lr_multipliers": [],
+}
+
 
 def default() -> ml_collections.ConfigDict:
   """Returns every key with its default; `placeholder` marks a type without a default value."""
@@ -47,6 +56,15 @@ def default() -> ml_collections.ConfigDict:
       # its steps when below 1, else a number of steps; 0 is none.
       cooldown=0.0,
       cooldown_shape="linear",  # or "1-sqrt"
+      # Where the weights come from: a file (.npz, .safetensors, .pth, .bin), or a run directory,
+      # the parameters and statistics of its last checkpoint. Unset: the seed; "": yet to be given.
+      init_from=placeholder(str),
+      init_head="keep",  # or "fresh": the head starts anew, for other classes
+      # Of positions at another resolution: vit_jax/pretrained/resize.py lists the methods.
+      init_interpolation="bicubic",
+      # Not trained: regular expressions for whole "/"-joined parameter paths; see optim/frozen.py.
+      # A linear probe is (r"(?!head(_dist)?/).*",): everything but the heads.
+      freeze=(),
       model=dict(
         name="ViT-Ti/16",  # `python -m vit_jax.models` lists the names
         # The fields of the model's class, unset: the variant's own. Their meaning is in the
@@ -237,7 +255,9 @@ def _identity(flat: Mapping[str, Any], open_end: bool) -> dict[str, Any]:
   return {
     k: v
     for k, v in flat.items()
-    if v is not None and not any(k == f or k.startswith(f + ".") for f in free)
+    if v is not None
+    and not (k in NEUTRAL and v == NEUTRAL[k])
+    and not any(k == f or k.startswith(f + ".") for f in free)
   }
 
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import branches, evaluators, flops, losses, models, optim, parallel, step
+from vit_jax import branches, evaluators, flops, initial, losses, models, optim, parallel, step
 from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import pipeline, sources
@@ -36,6 +36,7 @@ class Job:
   channels: int
   model: nn.Module
   tx: Any
+  frozen: Any  # tree of bools like the parameters: which are not trained
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
   evaluators: dict[str, evaluators.Evaluator]
 
@@ -64,7 +65,7 @@ class Job:
 
   @cached_property
   def num_params(self) -> int:
-    """The number of trained scalars."""
+    """The number of scalars in the parameters, frozen ones included."""
     return state_lib.num_params(self.target)
 
   @property
@@ -103,9 +104,9 @@ class Job:
   @cached_property
   def train_step(self) -> Any:
     """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs."""
-    loss = step.make_loss(self.model, self.loss_fn)
+    loss = step.make_loss(self.model, self.loss_fn, self.frozen)
     fn = step.make_train_step(
-      step.make_gradient(loss, self.mesh, self.config.accumulate),
+      step.make_gradient(loss, self.mesh, self.config.accumulate, self.frozen),
       self.tx,
       make_schedule(self.config),
       self.config.cooldown_shape,
@@ -136,6 +137,11 @@ class Job:
       print_once(f"  compiled: {gib(peak)} per device in a step")
     return compiled
 
+  def _frozen_share(self) -> str:
+    trained = optim.frozen.hide(self.frozen, self.target.params)
+    count = sum(x.size for x in jax.tree.leaves(trained))
+    return "" if count == self.num_params else f" ({si(count)} of them trained)"
+
   def _describe(self) -> str:
     """Returns what a person wants to know before the first step."""
     size = self.config.data.image_size
@@ -147,8 +153,9 @@ class Job:
     )
     return (
       f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
-      f"{si(self.num_params)} parameters, {si(self.flops_per_image, 'FLOPs')} per image "
-      f"(forward)\n  {self.mesh.size} x {jax.devices()[0].device_kind} "
+      f"{si(self.num_params)} parameters{self._frozen_share()}, "
+      f"{si(self.flops_per_image, 'FLOPs')} per image (forward)\n"
+      f"  {self.mesh.size} x {jax.devices()[0].device_kind} "
       f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
       f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
       f"{self.config.accumulate} micro-batch(es)); state: {gib(total)} in all, "
@@ -182,6 +189,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
     UserError: the plan, the mesh, the batch, the data, the model or the optimiser.
   """
   plan = branches.plan(config.branches, config.cooldown, config.total_steps)
+  initial.check(config)
   make_schedule(config)
   schedules.check_cooldown(config.cooldown_shape)
   if plan.branches and not schedules.is_horizon_free(config.schedule.name):
@@ -204,10 +212,11 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
     **fields,
   )
   channels = source[0]["image"].shape[-1]
-  variables = jax.eval_shape(
+  params = jax.eval_shape(
     lambda key: state_lib.init_variables(model, key, config.data.image_size, channels),
     jax.random.key(0),
-  )
+  )["params"]
+  frozen = optim.frozen.mask(config.freeze, params, getattr(model, "frozen", ()))
   loss_fn = losses.make(
     config.loss.name,
     num_classes=source.info.num_classes,
@@ -231,7 +240,8 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
     model=model,
     loss_fn=loss_fn,
     tx=optim.make(
-      config.optimizer, variables["params"], stacked=STACKED if config.model.scan else None
+      config.optimizer, params, stacked=STACKED if config.model.scan else None, frozen=frozen
     ),
+    frozen=frozen,
     evaluators=evaluators.make(config.evaluators, context),
   )

@@ -95,7 +95,7 @@ def create(init: Callable[[jax.Array], TrainState], seed: int, target: TrainStat
 
 
 def num_params(state: TrainState) -> int:
-  """Returns the number of trained scalars."""
+  """Returns the number of scalars in the parameters."""
   return sum(x.size for x in jax.tree.leaves(state.params))
 
 

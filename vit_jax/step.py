@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vit_jax.optim import frozen as frozen_lib
 from vit_jax.optim import schedules
 from vit_jax.state import TrainState, as_variables
 
@@ -18,7 +19,7 @@ Metrics = dict[str, jax.Array]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
+def make_loss(model: nn.Module, loss_fn: LossFn, frozen: Any = None) -> Callable:
   """Returns `f(params, batch_stats, batch, key) -> (mean loss, new batch_stats)` for training.
 
   A distillation head without a teacher learns from the labels too: the mean of both heads' losses.
@@ -26,16 +27,18 @@ def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
   Args:
     model: called with `train=True`.
     loss_fn: (logits [B, K], labels) -> float32 [B].
+    frozen: tree of bools like the parameters; BatchNorm that is frozen keeps its statistics.
   """
 
   def loss(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-    out, changed = model.apply(
-      as_variables(params, batch_stats),
-      batch["image"],
-      train=True,
-      rngs={"dropout": key},
-      mutable=["batch_stats"],
-    )
+    with frozen_lib.hold_statistics(frozen):
+      out, changed = model.apply(
+        as_variables(params, batch_stats),
+        batch["image"],
+        train=True,
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+      )
     value = loss_fn(out.logits, batch["label"]).mean()
     if out.distilled_logits is not None:
       value = (value + loss_fn(out.distilled_logits, batch["label"]).mean()) / 2
@@ -44,14 +47,26 @@ def make_loss(model: nn.Module, loss_fn: LossFn) -> Callable:
   return loss
 
 
-def make_gradient(loss: Callable, mesh: Mesh, accumulate: int) -> Callable:
+def make_gradient(loss: Callable, mesh: Mesh, accumulate: int, frozen: Any = None) -> Callable:
   """Returns `f(params, batch_stats, batch, key) -> (loss, batch_stats, grads)`.
+
+  The gradient has None in the place of frozen parameters (a tree of bools, see `optim.frozen`),
+  and nothing is computed for them.
 
   With `accumulate` > 1 the batch is cut into as many micro-batches, one after the other, whose
   gradients are averaged in float32: the same gradient in less memory. Micro-batch j takes the
   examples j, j + accumulate, …, so that each is spread over all devices as the batch is.
   """
-  value_and_grad = jax.value_and_grad(loss, has_aux=True)
+
+  def trained(params: Any) -> Any:
+    return params if frozen is None else frozen_lib.hide(frozen, params)
+
+  def value_and_grad(params: Any, *args: Any) -> tuple:
+    def of_trained(part: Any) -> tuple:
+      return loss(frozen_lib.show(part, params), *args)
+
+    return jax.value_and_grad(of_trained, has_aux=True)(trained(params))
+
   if accumulate == 1:
 
     def plain(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple:
@@ -73,7 +88,7 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int) -> Callable:
       (value, stats), g = value_and_grad(params, stats, part, jax.random.fold_in(key, index))
       return (total + value, stats, jax.tree.map(jnp.add, grads, g)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    zeros = jax.tree.map(jnp.zeros_like, trained(params))
     (total, stats, grads), _ = jax.lax.scan(
       body, (jnp.float32(0), batch_stats, zeros), (jnp.arange(accumulate), jax.tree.map(cut, batch))
     )

@@ -1,6 +1,7 @@
 """The training loop: one trunk, then its cooldown branches, each step done once.
 
-A state is found in this order: this run's last checkpoint (resume), the trunk's (fork), the seed.
+A state is found in this order: this run's last checkpoint (resume), the trunk's (branch), the
+weights that `config.init_from` names, the seed; see start.py.
 """
 
 import datetime
@@ -16,7 +17,7 @@ import optax
 from tensorboardX import SummaryWriter
 
 from vit_jax import job as job_lib
-from vit_jax import measurements, rundir, signals
+from vit_jax import measurements, rundir, signals, start
 from vit_jax.branches import Window
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
@@ -91,6 +92,7 @@ def prepare(
       raise UserError(f"--branch {branch} is none of config.branches={tuple(config.branches)}")
     if not (workdir / rundir.CONFIG_FILE).exists():
       raise UserError(f"{workdir} holds no trunk to branch off: run without --branch first")
+  start.check(job, workdir)
   return job
 
 
@@ -160,7 +162,13 @@ def _train_segment(
     step = checkpoints.latest()
     if step is not None and step >= stop and not due(step):
       return
-    state, step, seconds = _start(job, checkpoints, window, trunk)
+    begin = start.find(job, checkpoints, window, trunk)
+    state, step, seconds = begin.state, begin.step, begin.seconds
+    # With what the run began, which its config names but does not tell.
+    origin = {"data_sha256": job.fingerprint.sha256}
+    if begin.init_sha256 is not None:
+      origin["init_sha256"] = begin.init_sha256
+    del begin  # its state is donated
     train_step, batches = job.train_step, job.batches(step)
     pending: list[dict[str, jax.Array]] = []
     with Reporter(label, step, stop, config.batch_size) as reporter, _events(directory) as events:
@@ -185,11 +193,7 @@ def _train_segment(
             checkpoints.save(
               state,
               step,
-              {
-                "device_seconds": seconds,
-                "config_hash": job.config_hash,
-                "data_sha256": job.fingerprint.sha256,
-              },
+              {"device_seconds": seconds, "config_hash": job.config_hash, **origin},
             )
           if names:
             _measure(
@@ -200,6 +204,7 @@ def _train_segment(
               step,
               seconds,
               names,
+              origin,
               branch=stop if is_branch else None,
               final=ends and step == stop,
             )
@@ -225,53 +230,6 @@ def _train_segment(
     checkpoints.wait()
   finally:
     checkpoints.close()
-
-
-def _start(
-  job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | None
-) -> tuple[TrainState, int, float]:
-  """Returns (state, its step, device seconds spent): resumed, forked off the trunk, or fresh."""
-  latest = checkpoints.latest()
-  if latest is not None:
-    print_once(f"{checkpoints.directory.parent}: continues at step {latest}")
-    state, seconds = _restore(job, checkpoints, latest)
-    return state.with_window(window), latest, seconds
-  if trunk is not None:
-    source = Checkpoints(trunk, read_only=True)
-    try:
-      # The trunk and the branch are the same up to the window: any earlier checkpoint will do.
-      fork, reached = source.latest(at_most=window.start), source.latest() or 0
-      if reached < window.start:
-        raise UserError(
-          f"the branch of {window.end} steps starts at step {window.start}, but the "
-          f"trunk in {trunk} has only come to step {reached}: run the trunk on first"
-        )
-      if fork is not None:
-        print_once(f"{checkpoints.directory.parent}: starts from step {fork} of {trunk}")
-        state, seconds = _restore(job, source, fork)
-        return state.with_window(window), fork, seconds
-    finally:
-      source.close()
-  return job.create_state().with_window(window), 0, 0.0
-
-
-def _restore(job: Job, checkpoints: Checkpoints, step: int) -> tuple[TrainState, float]:
-  """Returns a state and its device seconds.
-
-  Raises:
-    UserError: it was made under another config, from other images, or is damaged.
-  """
-  meta = checkpoints.meta(step)
-  for what, was, now in (
-    ("under another config", meta["config_hash"], job.config_hash),
-    ("from other images", meta["data_sha256"], job.fingerprint.sha256),
-  ):
-    if was != now:
-      raise UserError(
-        f"checkpoint {checkpoints.directory / str(step)} was made {what} ({was}, "
-        f"now {now}): restore them, or use a new --workdir"
-      )
-  return checkpoints.restore(step, job.target), meta["device_seconds"]
 
 
 _norm = jax.jit(optax.tree.norm)
@@ -310,6 +268,7 @@ def _measure(
   step: int,
   seconds: float,
   names: list[str],
+  origin: dict[str, str],
   *,
   branch: int | None,
   final: bool,
@@ -343,7 +302,7 @@ def _measure(
     seed=config.seed,
     config_hash=job.config_hash,
     metrics=metrics,
-    extra={"data_sha256": job.fingerprint.sha256},
+    extra=origin,
     time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   )
   record.write(measurement)

@@ -1,4 +1,4 @@
-"""Top-1 error and loss over every example of a split, each counted exactly once."""
+"""Top-1 and top-5 error and loss over every example of a split, each counted exactly once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,8 +15,25 @@ from vit_jax.errors import UserError
 from vit_jax.evaluators.context import Context
 from vit_jax.state import TrainState
 
+TOP = 5
+
 # Batches that may be under way on the devices: enough to keep them busy, few enough to fit.
 MAX_AHEAD = 4
+
+
+def rank(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Returns how many classes come before the label: 0 is a right answer.
+
+  Of equal logits the class with the lower number comes first, as for argmax; a model that does not
+  tell classes apart is thus right as often as chance, not always.
+
+  Args:
+    logits: [B, K].
+    label: integers [B].
+  """
+  own = jnp.take_along_axis(logits, label[:, None], axis=1)
+  first = jnp.arange(logits.shape[1]) < label[:, None]
+  return ((logits > own) | ((logits == own) & first)).sum(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +51,7 @@ class Classification:
 
   @cached_property
   def _sums(self) -> Any:
-    """Returns the jitted `f(variables, batch) -> {n, wrong, loss}`, summed over the mask."""
+    """Returns the jitted `f(variables, batch) -> {n, wrong, ...}`, summed over the mask."""
     model, loss_fn = self.context.model, self.context.loss_fn
 
     def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -46,6 +63,7 @@ class Classification:
       return {
         "n": mask.sum(),
         "wrong": (wrong & mask).sum(),
+        "wrong5": ((rank(logits, label) >= TOP) & mask).sum(),
         "loss": jnp.where(mask, loss, 0).sum(),
       }
 
@@ -78,18 +96,25 @@ class Classification:
       )
 
   def __call__(self, state: TrainState) -> dict[str, float]:
-    """Returns error (fraction), loss (nats per example) and the number of examples."""
+    """Returns error (fraction), loss (nats per example) and the number of examples.
+
+    With more than five classes also the top-5 error: the fraction whose label is not among the
+    five highest logits.
+    """
     parts = []
     for batch in parallel.to_devices(self._batches(), self.context.mesh):
       parts.append(self._sums(state.variables, batch))
       if len(parts) > MAX_AHEAD:
         jax.block_until_ready(parts[-MAX_AHEAD])
-    total = {k: sum(float(p[k]) for p in jax.device_get(parts)) for k in ("n", "wrong", "loss")}
+    parts = jax.device_get(parts)
+    total = {k: sum(float(p[k]) for p in parts) for k in parts[0]}
     n = len(self._source)
     if total["n"] != n:
       raise AssertionError(f"{self.name}: evaluated {total['n']:.0f} of {n} examples")
+    top5 = {f"{self.name}_top{TOP}_error": total["wrong5"] / n}
     return {
       f"{self.name}_error": total["wrong"] / n,
+      **(top5 if self._source.info.num_classes > TOP else {}),
       f"{self.name}_loss": total["loss"] / n,
       f"{self.name}_examples": n,
     }

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vit_jax.optim import decay, moments, options
+from vit_jax.optim import groups, moments, options
 
 DECAY_EXPONENT = 0.8
 EPSILON = 1e-30  # added to g^2
@@ -56,10 +56,10 @@ def _per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation
 
 def _stacked_labels(stacked: str, params: optax.Params) -> optax.Params:
   labels = jax.tree_util.tree_map_with_path(
-    lambda path, _: "stacked" if re.fullmatch(stacked, decay.path_name(path)) else "single", params
+    lambda path, _: "stacked" if re.fullmatch(stacked, groups.path_name(path)) else "single", params
   )
   if "stacked" not in jax.tree.leaves(labels):
-    paths = [decay.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [groups.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     raise options.unmatched("pattern of stacked parameters", stacked, paths)
   return labels
 

@@ -1,10 +1,12 @@
 """Builds the optimiser that a config describes.
 
-Order of the chain: global-norm clip, optimiser, + decay * parameter, * -learning_rate. The
-learning rate of a step is an argument of `update`, not part of the state, so that a trunk and its
-cooldown branches run the same compiled step from the same checkpoint.
+Order of the chain: global-norm clip, optimiser, + decay * parameter, * the parameter's own
+multiplier, * -learning_rate; frozen parameters stay outside (see frozen.py). The learning rate of
+a step is an argument of `update`, not part of the state, so that a trunk and its cooldown branches
+run the same compiled step from the same checkpoint.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,8 @@ import jax
 import optax
 
 from vit_jax.errors import unknown
-from vit_jax.optim import adafactor, decay, moments, options
+from vit_jax.optim import adafactor, decay, groups, layerwise, moments, options
+from vit_jax.optim import frozen as frozen_lib
 
 # Every option with its default. An option that the chosen optimiser does not use must stay at
 # its default: anything else is an error (`options.refuse_unused`).
@@ -28,9 +31,19 @@ DEFAULTS: dict[str, Any] = {
   "bf16_coefficient": False,  # round beta1 as the authors' code does; adafactor (its docstring)
   "weight_decay": decay.DEFAULT_GROUPS,  # (regex, value), first match wins; times learning rate
   "clip_norm": 1.0,  # highest global norm of the gradient; 0 is off
+  # The learning rate shrinks by this factor a layer from the head down; 1 is off (layerwise.py).
+  "layer_decay": 1.0,
+  "lr_multipliers": (),  # (regex, value), first match wins; times the learning rate, else 1
 }
 
-_SHARED = ("name", "weight_decay", "clip_norm", "momentum_dtype")
+_SHARED = (
+  "name",
+  "weight_decay",
+  "clip_norm",
+  "momentum_dtype",
+  "layer_decay",
+  "lr_multipliers",
+)
 _USES = {
   "adamw": ("beta1", "beta2", "eps", "nesterov"),
   "sgd": ("momentum", "nesterov"),
@@ -104,25 +117,46 @@ def _scale_by(o: Mapping[str, Any], stacked: str | None) -> optax.GradientTransf
   return moments.store_as(optax.trace(o["momentum"], o["nesterov"]), "trace", dtype)
 
 
+def _any_match(pattern: str, params: optax.Params) -> bool:
+  return any(re.fullmatch(pattern, name) for name in groups.path_names(params))
+
+
 def make(
-  config: Mapping[str, Any], params: optax.Params, *, stacked: str | None = None
+  config: Mapping[str, Any],
+  params: optax.Params,
+  *,
+  stacked: str | None = None,
+  frozen: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Makes the optimiser of a config.
 
   Used as `tx.update(grads, state, params, learning_rate=lr)` with lr a (traced) scalar. One
-  step is p -= lr * (u + wd * p), with u from the clipped gradient.
+  step is p -= lr * multiplier * (u + wd * p), with u from the clipped gradient.
 
   Args:
     config: options of `DEFAULTS` by name (dict or ConfigDict); those left out take their default.
       A `learning_rate` among them is the peak of the schedule, which is not looked at here.
-    params: the parameters or their shapes, for the weight-decay groups.
+    params: the parameters or their shapes, for what goes by name.
     stacked: regular expression for the whole paths of parameters whose axis 0 counts layers
       (`nn.scan`), for the optimiser that tells axes apart; see `adafactor.scale_by_factored_rms`.
+    frozen: tree of bools like `params`, what not to train; see `frozen.mask`. None: train all.
 
   Raises:
-    UserError: see `resolve` and `decay.per_parameter`.
+    UserError: see `resolve`, `decay.per_parameter` and `layerwise.multipliers`.
   """
   o = resolve(config)
+  if frozen is None:
+    frozen = jax.tree.map(lambda _: False, params)
   values = decay.per_parameter(o["weight_decay"], params)
-  clip = optax.clip_by_global_norm(o["clip_norm"]) if o["clip_norm"] else optax.identity()
-  return optax.chain(clip, _scale_by(o, stacked), decay.add_decay(values), scale_by_learning_rate())
+  multipliers = layerwise.multipliers(o["layer_decay"], o["lr_multipliers"], params)
+  if stacked is not None and not _any_match(stacked, frozen_lib.hide(frozen, params)):
+    stacked = None if _any_match(stacked, params) else stacked
+  links = [
+    optax.clip_by_global_norm(o["clip_norm"]) if o["clip_norm"] else optax.identity(),
+    _scale_by(o, stacked),
+    decay.add_decay(frozen_lib.hide(frozen, values)),
+  ]
+  if multipliers is not None:
+    links.append(layerwise.scale(frozen_lib.hide(frozen, multipliers)))
+  tx = optax.chain(*links, scale_by_learning_rate())
+  return frozen_lib.leave_alone(tx, frozen) if any(jax.tree.leaves(frozen)) else tx

@@ -1,0 +1,141 @@
+"""Learning rates that differ by layer or by name: one multiplier of the update for each parameter.
+
+Layer-wise decay (BEiT, 2106.08254, appendix; ConvNeXt, 2201.03545): the deeper a layer, the more
+of the pre-trained weights it shares with every other task, and the less it should move.
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from vit_jax.errors import UserError
+from vit_jax.optim import groups, options
+
+# By the first part of a path. Blocks are counted wherever they are, save in the stem.
+_STEM = r"embedding.*|cls|dist|pos_embedding|tokenizer.*|tokens_\d+|project|stem.*"
+_BETWEEN = r"(?:merging|downsample)_(\d+)"  # on the way into a stage: with its first block
+_END = r"(encoder_|final_|head_)?norm|map_pool|seq_pool|pre_logits|head|head_dist"
+
+_BLOCK = re.compile(r"(?P<stack>.*?)/?\b(?:block_(?P<index>\d+)|blocks)/.*")
+
+
+def _stack_order(stack: str) -> tuple[bool, list[int]]:
+  """Sorts stages by their numbers, and what follows an encoder (class attention) after it."""
+  first = re.fullmatch(r"(encoder|body|stage_\d+)(/.*)?", stack) is not None
+  return not first, [int(n) for n in re.findall(r"\d+", stack)]
+
+
+def _first_layers(matches: dict[str, re.Match[str]], sizes: dict[str, int]) -> dict[str, int]:
+  """Returns the layer of the first block of every stack of blocks, and, as "", the last layer."""
+  depths: dict[str, int] = {}
+  for name, match in matches.items():
+    stack, index = match["stack"], match["index"]
+    depth = sizes[name] if index is None else int(index) + 1
+    depths[stack] = max(depths.get(stack, 0), depth)
+  starts, layer = {}, 1
+  for stack in sorted(depths, key=_stack_order):
+    starts[stack] = layer
+    layer += depths[stack]
+  return starts | {"": layer}
+
+
+def layers(params: optax.Params) -> tuple[Any, int]:
+  """Returns the layer of every parameter, and the last one.
+
+  Layer 0 is what comes before the first block: embedding, tokens, positions, stem. Block i is
+  layer i + 1, counted through all stages (and on through class-attention blocks); what leads into
+  a stage goes with its first block. The final norm, the pooling and the heads are the last layer,
+  L + 1 with L blocks.
+
+  Args:
+    params: tree of arrays or of their shapes.
+
+  Returns:
+    A tree like `params` of integers, or of NumPy arrays [depth] for parameters that are stacked
+    over layers (`blocks`), and the last layer.
+
+  Raises:
+    UserError: a parameter that is in none of these places.
+  """
+  leaves = {groups.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+  tops = {name: name.split("/")[0] for name in leaves}
+  blocks = {
+    name: match
+    for name in leaves
+    if not re.fullmatch(_STEM, tops[name]) and (match := _BLOCK.fullmatch(name))
+  }
+  starts = _first_layers(blocks, {name: x.shape[0] for name, x in leaves.items() if x.shape})
+
+  def layer(name: str) -> int | np.ndarray:
+    if name in blocks:
+      start, index = starts[blocks[name]["stack"]], blocks[name]["index"]
+      return start + (np.arange(leaves[name].shape[0]) if index is None else int(index))
+    if re.fullmatch(_STEM, tops[name]):
+      return 0
+    if re.fullmatch(_END, tops[name]):
+      return starts[""]
+    between = re.fullmatch(_BETWEEN, tops[name])
+    stage = f"stage_{between[1]}" if between else re.match(r"stage_\d+|", name)[0]
+    if stage and stage in starts:
+      return starts[stage]
+    raise UserError(
+      f"optimizer.layer_decay does not know the layer of '{name}': use optimizer.lr_multipliers"
+    )
+
+  return jax.tree.unflatten(jax.tree.structure(params), [layer(n) for n in leaves]), starts[""]
+
+
+def multipliers(decay: float, lr_multipliers: groups.Groups, params: optax.Params) -> Any:
+  """Returns what each parameter's learning rate is multiplied by, None where all are 1.
+
+  Args:
+    decay: in (0, 1]; a parameter of layer l has decay^(last - l), see `layers`.
+    lr_multipliers: (pattern, value) pairs, as for the weight decay; the first match multiplies
+      the above, parameters without one keep it. Values are above 0.
+    params: tree of arrays or of their shapes.
+
+  Returns:
+    A tree like `params` of floats, or of float32 NumPy arrays that broadcast over the parameter.
+
+  Raises:
+    UserError: a value out of range, a pattern that matches nothing, or an unknown layer.
+  """
+  options.check_range("layer_decay", decay, 0.0, 1.0)
+  if not decay:
+    raise UserError("layer_decay must be above 0: to train the last layer alone, use config.freeze")
+  by_name = groups.assign("lr_multipliers", lr_multipliers, params, default=1.0)
+  if not all(jax.tree.leaves(by_name)):
+    raise UserError("lr_multipliers must be above 0: to leave parameters alone, use config.freeze")
+  if decay == 1.0:
+    return by_name if lr_multipliers else None
+  layer, last = layers(params)
+
+  def one(x: Any, named: float, index: int | np.ndarray) -> float | np.ndarray:
+    if np.ndim(index) == 0:
+      return named * decay ** (last - int(index))
+    rate = np.array([named * decay ** (last - int(i)) for i in index], np.float32)
+    return rate.reshape(-1, *[1] * (len(x.shape) - 1))
+
+  return jax.tree.map(one, params, by_name, layer)
+
+
+def scale(values: Any) -> optax.GradientTransformation:
+  """Multiplies each update by its value; stateless.
+
+  After the weight decay, which is then scaled as well: it is learning rate x decay, and either
+  is the parameter's own.
+
+  Args:
+    values: see `multipliers`.
+  """
+
+  def update(
+    updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.EmptyState]:
+    del params
+    return jax.tree.map(lambda value, u: u * value, values, updates), state
+
+  return optax.GradientTransformation(optax.init_empty_state, update)
