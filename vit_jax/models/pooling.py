@@ -1,4 +1,4 @@
-"""Pooling by attention."""
+"""Pooling by attention: learned weights of the tokens."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.models.attention import Attention
-from vit_jax.models.layers import Gelu, LayerNorm, Mlp
+from vit_jax.models.dense import Dense
+from vit_jax.models.layers import NORMAL, Gelu, LayerNorm, Mlp
 
 
 class MapPool(nn.Module):
@@ -38,3 +39,25 @@ class MapPool(nn.Module):
     z = LayerNorm(dtype=self.dtype, name="norm")(y)
     y = y + Mlp(self.mlp_dim, gelu=self.gelu, dtype=self.dtype, name="mlp")(z)
     return y[:, 0]
+
+
+class SeqPool(nn.Module):
+  """Sequence pooling (Hassani et al., 2104.05704, §3.2): a weighted mean of the tokens.
+
+  A dense layer scores every token, and the weights are the softmax of the scores over the tokens;
+  they are sown as the intermediate "attention_weights" [B, N]. The kernel starts normal with
+  standard deviation 0.02, as in the official code.
+
+  Attributes:
+    dtype: of the scores; softmax and mean are float32.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps tokens [B, N, D] to float32 [B, D]."""
+    scores = Dense((1,), kernel_init=NORMAL, dtype=self.dtype, name="score")(x)[..., 0]
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
+    self.sow("intermediates", "attention_weights", weights)
+    return jnp.einsum("bn,bnd->bd", weights, x, preferred_element_type=jnp.float32)
