@@ -137,14 +137,47 @@ class TokenTransformer(TokenBlock, kw_only=True):
     return attend(query, key, value, scale=scale, change_weights=note if asked else None)[:, :, 0]
 
 
-class TokenPerformer(TokenBlock, kw_only=True):
+def performer_attention(
+  query: jax.Array, key: jax.Array, value: jax.Array, features: jax.Array
+) -> jax.Array:
   """Attention by positive random features (Performer, Choromanski et al., 2009.14794, §2.3).
 
-  With m = width / 2 features, phi(x) = exp(w x - |x|^2 / 2) / sqrt(m) and
-  y = phi(q) (phi(k)^T v) / (phi(q) sum phi(k) + 1e-8): linear in the number of tokens. The rows of
-  w ("features" [m, width]) are orthogonal with norm sqrt(m), drawn once and then frozen. So no
-  exponent is larger than m / 2, but sums of many such features leave the range of float16 and the
-  precision of bfloat16: all of this is in float32 whatever the dtype.
+  With phi(x) = exp(w x - |x|^2 / 2) / sqrt(m), the result is
+  phi(q) (phi(k)^T v) / (phi(q) sum phi(k) + 1e-8): approximately softmax attention with unscaled
+  scores, and linear in the number of tokens.
+
+  Sums of features leave the range of float16 and the precision of bfloat16, so all of it is in
+  float32. There it cannot overflow: no exponent is larger than |w|^2 / 2.
+
+  Args:
+    query: [B, Q, D].
+    key: [B, K, D].
+    value: [B, K, V].
+    features: w, [m, D].
+
+  Returns:
+    float32 [B, Q, V].
+  """
+
+  def phi(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    # An error here is exponentiated: no TF32 or bfloat16 passes on accelerators.
+    wx = jnp.einsum("bnd,md->bnm", x, features, precision="highest")
+    norms = jnp.sum(x * x, axis=-1, keepdims=True)
+    return jnp.exp(wx - norms / 2) * len(features) ** -0.5
+
+  queries, keys = phi(query), phi(key)
+  sums = jnp.einsum("bqm,bm->bq", queries, keys.sum(axis=1))
+  mixed = jnp.einsum("bkv,bkm->bvm", value.astype(jnp.float32), keys)
+  mixed = jnp.einsum("bqm,bvm->bqv", queries, mixed)
+  return mixed / (sums[..., None] + 1e-8)
+
+
+class TokenPerformer(TokenBlock, kw_only=True):
+  """Attention by width / 2 random features; see `performer_attention`.
+
+  Their rows ("features" [width / 2, width]) are orthogonal with norm sqrt(width / 2), drawn once
+  and then frozen.
   """
 
   qkv_bias = True
@@ -154,18 +187,7 @@ class TokenPerformer(TokenBlock, kw_only=True):
     m = self.width // 2
     features = self.param("features", nn.initializers.orthogonal(m**0.5), (m, self.width))
     features = jax.lax.stop_gradient(features)
-
-    def phi(x: jax.Array) -> jax.Array:
-      x = x.astype(jnp.float32)
-      # An error here is exponentiated: no TF32 or bfloat16 passes on accelerators.
-      wx = jnp.einsum("bnd,md->bnm", x, features, precision="highest")
-      return jnp.exp(wx - jnp.sum(x * x, axis=-1, keepdims=True) / 2) / m**0.5
-
-    keys, queries = phi(key), phi(query)
-    sums = jnp.einsum("bnm,bm->bn", queries, keys.sum(axis=1))
-    mixed = jnp.einsum("bnd,bnm->bdm", value.astype(jnp.float32), keys)
-    mixed = jnp.einsum("bnm,bdm->bnd", queries, mixed)
-    return (mixed / (sums[..., None] + 1e-8)).astype(self.dtype)
+    return performer_attention(query, key, value, features).astype(self.dtype)
 
 
 TOKEN_BLOCKS: dict[str, type[TokenBlock]] = {
