@@ -1,0 +1,471 @@
+"""Reads the pickles of PyTorch without executing them.
+
+A pickle is a program for a small stack machine, and running it with `pickle.load` runs whatever
+its author wanted. Here the opcodes are interpreted one by one, and only into numbers, strings,
+lists, dictionaries and descriptions of tensors: nothing that a pickle names is ever imported,
+called or instantiated. Names that tensors need are known; some harmless classes that training
+scripts leave in checkpoints (argparse.Namespace) become an `Opaque` that holds nothing but the
+name; every other name is refused.
+"""
+
+import dataclasses
+import pickletools
+from collections.abc import Callable
+from typing import IO, Any
+
+import ml_dtypes
+import numpy as np
+
+from vit_jax.errors import UserError
+
+# Opcodes of the largest training checkpoints are some hundred thousand; this bounds the memory
+# that a small file can ask for.
+_MOST_OPCODES = 5_000_000
+
+_STORAGES = {
+  "Byte": np.uint8,
+  "Char": np.int8,
+  "Short": np.int16,
+  "Int": np.int32,
+  "Long": np.int64,
+  "Half": np.float16,
+  "BFloat16": ml_dtypes.bfloat16,
+  "Float": np.float32,
+  "Double": np.float64,
+  "Bool": np.bool_,
+  "ComplexFloat": np.complex64,
+  "ComplexDouble": np.complex128,
+}
+_STORAGE_DTYPES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _STORAGES.items()} | {
+  f"torch.storage.{name}": np.dtype(np.uint8) for name in ("UntypedStorage", "_UntypedStorage")
+}
+_DTYPES = {
+  f"torch.{name}": np.dtype(getattr(ml_dtypes, name, None) or name)
+  for name in (
+    *("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128", "bool"),
+    *("bfloat16", "float8_e4m3fn", "float8_e5m2"),
+  )
+}
+
+# Data that training scripts leave beside the tensors. Only the name is kept.
+_HARMLESS = frozenset(
+  [
+    *(f"{m}.{n}" for m in ("builtins", "__builtin__") for n in ("set", "frozenset", "object")),
+    *(f"{m}._reconstructor" for m in ("copyreg", "copy_reg")),
+    *(f"numpy.{m}.multiarray.{n}" for m in ("core", "_core") for n in ("scalar", "_reconstruct")),
+    *(f"pathlib.{n}" for n in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
+    *(f"pathlib._local.{n}" for n in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
+    *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device"),
+    *("argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict"),
+    *("yacs.config.CfgNode", "easydict.EasyDict", "datetime.datetime", "datetime.timedelta"),
+  ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opaque:
+  """Something that was named and left alone."""
+
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+  """A piece of memory in the file.
+
+  Attributes:
+    key: that the file has for it.
+    dtype: of its elements, little endian.
+    numel: their number.
+    start: of a view of another storage, in elements.
+    length: of that view.
+  """
+
+  key: str
+  dtype: np.dtype
+  numel: int
+  start: int
+  length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A tensor that is not read yet; offset and strides are in elements of `dtype`."""
+
+  storage: Storage
+  dtype: np.dtype
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+  def read(self, data: bytes) -> np.ndarray:
+    """Returns the array in the whole storage's bytes; 16-bit floats become float32."""
+    if 0 in self.shape:
+      return np.zeros(self.shape, self.dtype)
+    step = self.storage.dtype.itemsize
+    begin = self.storage.start * step
+    flat = np.frombuffer(data, np.uint8)[begin : begin + self.storage.length * step]
+    flat = flat[: len(flat) // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
+    strides = tuple(s * self.dtype.itemsize for s in self.strides)
+    array = np.lib.stride_tricks.as_strided(
+      flat[self.offset :], self.shape, strides, writeable=False
+    )
+    return array.astype(np.float32) if array.dtype.name in _SMALL_FLOATS else array
+
+
+_SMALL_FLOATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Name:
+  """A name that is known; what it stands for is never looked up."""
+
+  name: str
+
+
+class _Mark:
+  pass
+
+
+class Damaged(Exception):
+  """The file is not what it should be; the message says where."""
+
+
+def _whole(x: Any, what: str) -> int:
+  if type(x) is not int or not 0 <= x < 2**48:
+    raise Damaged(f"a tensor's {what} is {str(x)[:40] if type(x) is int else type(x).__name__}")
+  return x
+
+
+def _wholes(x: Any, what: str) -> tuple[int, ...]:
+  if not isinstance(x, tuple | list) or len(x) > 32:
+    raise Damaged(f"a tensor's {what} is no short tuple")
+  return tuple(_whole(v, what) for v in x)
+
+
+def _tensor(
+  storage: Any, offset: Any, shape: Any, strides: Any, dtype: np.dtype | None = None
+) -> Tensor:
+  """Checks that the tensor lies inside its storage."""
+  if not isinstance(storage, Storage):
+    raise Damaged("a tensor has no storage")
+  dtype = storage.dtype if dtype is None else dtype
+  offset, shape = _whole(offset, "offset"), _wholes(shape, "shape")
+  strides = _wholes(strides, "stride")
+  if len(shape) != len(strides):
+    raise Damaged(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
+  room = storage.length * storage.dtype.itemsize // dtype.itemsize
+  count = 1
+  for size in shape:
+    count *= size
+  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+  if count and (last >= room or count > room):
+    raise Damaged(
+      f"a tensor of shape {shape} with strides {strides} at {offset} is larger than its storage "
+      f"of {room} elements"
+    )
+  return Tensor(storage, dtype, offset, shape, strides)
+
+
+def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
+  # requires_grad, hooks, dtype
+  dtype = _DTYPES.get(rest[2].name) if len(rest) > 2 and isinstance(rest[2], _Name) else None
+  if dtype is None:
+    raise Damaged("a tensor has an unknown dtype")
+  return _tensor(storage, offset, shape, strides, dtype)
+
+
+def _parameter(data: Any, *_: Any) -> Tensor:
+  if not isinstance(data, Tensor):
+    raise Damaged("a parameter has no tensor")
+  return data
+
+
+def _from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
+  """A tensor with attributes: function(*args), and a state that is left out."""
+  if not isinstance(function, _Name) or function.name not in _TENSORS:
+    raise Damaged("a tensor is built by no known function")
+  return _TENSORS[function.name](*args)
+
+
+def _ordered(pairs: Any = ()) -> dict:
+  out: dict = {}
+  for key, value in pairs:
+    _put(out, key, value)
+  return out
+
+
+def _size(x: Any = ()) -> tuple:
+  return _wholes(x, "shape")
+
+
+_TENSORS: dict[str, Callable[..., Any]] = {
+  "torch._utils._rebuild_tensor": _tensor,
+  "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *_: _tensor(
+    storage, offset, shape, strides
+  ),
+  "torch._utils._rebuild_tensor_v3": _tensor_v3,
+  "torch._utils._rebuild_parameter": _parameter,
+  "torch._utils._rebuild_parameter_with_state": _parameter,
+}
+_CALLS = _TENSORS | {
+  "torch._tensor._rebuild_from_type_v2": _from_type,
+  "collections.OrderedDict": _ordered,
+  "torch.Size": _size,
+}
+_KNOWN = frozenset(
+  [*_CALLS, *_STORAGE_DTYPES, *_DTYPES, *_HARMLESS]
+  + ["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter"]
+)
+
+
+def _put(out: Any, key: Any, value: Any) -> None:
+  if isinstance(out, dict):
+    # Other keys are nobody's parameter names, and nested tuples take exponential time to hash.
+    if isinstance(key, str | int | float | bytes | None):
+      out[key] = value
+  elif not isinstance(out, Opaque):
+    raise Damaged("an entry is put into what is no dictionary")
+
+
+def _extend(out: Any, values: list) -> None:
+  if isinstance(out, list):
+    out.extend(values)
+  elif not isinstance(out, Opaque):
+    raise Damaged("an item is put into what is no list")
+
+
+_VALUES = frozenset(
+  [
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BYTEARRAY8"),
+  ]
+)
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+  "NONE": lambda: None,
+  "NEWTRUE": lambda: True,
+  "NEWFALSE": lambda: False,
+  "EMPTY_LIST": list,
+  "EMPTY_DICT": dict,
+  "EMPTY_TUPLE": tuple,
+  "EMPTY_SET": lambda: Opaque("set"),
+  "MARK": _Mark,
+}
+
+
+class _Machine:
+  """The stack machine; one method for each opcode that is more than a constant."""
+
+  def __init__(self, where: str) -> None:
+    self.where = where
+    self.stack: list[Any] = []
+    self.memo: dict[int, Any] = {}
+    self.storages: dict[str, Storage] = {}
+
+  def run(self, stream: IO[bytes]) -> Any:
+    for count, (opcode, arg, _) in enumerate(pickletools.genops(stream)):
+      name = opcode.name
+      if count > _MOST_OPCODES:
+        raise Damaged(f"the pickle has more than {_MOST_OPCODES:,} instructions")
+      if name == "STOP":
+        return self.pop()
+      if name in _VALUES:
+        self.stack.append(arg)
+      elif name in _CONSTANTS:
+        self.stack.append(_CONSTANTS[name]())
+      elif name not in ("PROTO", "FRAME"):
+        method = getattr(self, f"do_{name.lower()}", None)
+        if method is None:
+          raise Damaged(f"the pickle has the instruction {name}, which PyTorch never writes")
+        method(arg)
+    raise Damaged("the pickle ends early")
+
+  def pop(self) -> Any:
+    if not self.stack or isinstance(self.stack[-1], _Mark):
+      raise Damaged("the pickle takes more than it has put")
+    return self.stack.pop()
+
+  def pop_mark(self) -> list[Any]:
+    for i in range(len(self.stack) - 1, -1, -1):
+      if isinstance(self.stack[i], _Mark):
+        items = self.stack[i + 1 :]
+        del self.stack[i:]
+        return items
+    raise Damaged("the pickle lacks a mark")
+
+  def top(self) -> Any:
+    self.stack.append(self.pop())
+    return self.stack[-1]
+
+  def name(self, name: str) -> _Name:
+    if name not in _KNOWN:
+      raise UserError(
+        f"{self.where} names {name[:80]!r}, which is no tensor: refused, and nothing was run; if "
+        "you trust the file, load it with PyTorch and save its state_dict as .safetensors"
+      )
+    return _Name(name)
+
+  def call(self, function: Any, args: Any) -> Any:
+    if not isinstance(function, _Name) or not isinstance(args, tuple):
+      raise Damaged("the pickle calls what is no function")
+    if function.name in _HARMLESS:
+      return Opaque(function.name)
+    if function.name not in _CALLS:
+      raise Damaged(f"the pickle calls {function.name}")
+    return _CALLS[function.name](*args)
+
+  def do_pop(self, _: None) -> None:
+    if not self.stack:
+      raise Damaged("the pickle takes more than it has put")
+    self.stack.pop()
+
+  def do_pop_mark(self, _: None) -> None:
+    self.pop_mark()
+
+  def do_dup(self, _: None) -> None:
+    self.stack.append(self.top())
+
+  def do_put(self, index: int) -> None:
+    self.memo[index] = self.top()
+
+  do_binput = do_long_binput = do_put
+
+  def do_memoize(self, _: None) -> None:
+    self.memo[len(self.memo)] = self.top()
+
+  def do_get(self, index: int) -> None:
+    if index not in self.memo:
+      raise Damaged(f"the pickle refers to its value {index}, which it lacks")
+    self.stack.append(self.memo[index])
+
+  do_binget = do_long_binget = do_get
+
+  def do_list(self, _: None) -> None:
+    self.stack.append(self.pop_mark())
+
+  def do_tuple(self, _: None) -> None:
+    self.stack.append(tuple(self.pop_mark()))
+
+  def do_tuple1(self, _: None) -> None:
+    self.stack.append((self.pop(),))
+
+  def do_tuple2(self, _: None) -> None:
+    self.stack.append(tuple(reversed([self.pop() for _ in range(2)])))
+
+  def do_tuple3(self, _: None) -> None:
+    self.stack.append(tuple(reversed([self.pop() for _ in range(3)])))
+
+  def do_dict(self, _: None) -> None:
+    items = self.pop_mark()
+    self.stack.append({})
+    self.put_pairs(self.stack[-1], items)
+
+  def put_pairs(self, out: Any, items: list) -> None:
+    if len(items) % 2:
+      raise Damaged("a dictionary has a key without a value")
+    for i in range(0, len(items), 2):
+      _put(out, items[i], items[i + 1])
+
+  def do_setitem(self, _: None) -> None:
+    value, key = self.pop(), self.pop()
+    _put(self.top(), key, value)
+
+  def do_setitems(self, _: None) -> None:
+    items = self.pop_mark()
+    self.put_pairs(self.top(), items)
+
+  def do_append(self, _: None) -> None:
+    value = self.pop()
+    _extend(self.top(), [value])
+
+  def do_appends(self, _: None) -> None:
+    items = self.pop_mark()
+    _extend(self.top(), items)
+
+  do_additems = do_appends
+
+  def do_frozenset(self, _: None) -> None:
+    self.pop_mark()
+    self.stack.append(Opaque("frozenset"))
+
+  def do_global(self, arg: str) -> None:
+    self.stack.append(self.name(arg.replace(" ", ".", 1)))
+
+  def do_stack_global(self, _: None) -> None:
+    name, module = self.pop(), self.pop()
+    if not isinstance(name, str) or not isinstance(module, str):
+      raise Damaged("the pickle names something that is no name")
+    self.stack.append(self.name(f"{module}.{name}"))
+
+  def do_inst(self, arg: str) -> None:
+    args = tuple(self.pop_mark())
+    self.stack.append(self.call(self.name(arg.replace(" ", ".", 1)), args))
+
+  def do_obj(self, _: None) -> None:
+    function, *args = self.pop_mark() or [None]
+    self.stack.append(self.call(function, tuple(args)))
+
+  def do_reduce(self, _: None) -> None:
+    args, function = self.pop(), self.pop()
+    self.stack.append(self.call(function, args))
+
+  do_newobj = do_reduce
+
+  def do_newobj_ex(self, _: None) -> None:
+    self.pop()
+    self.do_reduce(None)
+
+  def do_build(self, _: None) -> None:
+    self.pop()  # the attributes of a state dict (its version), or of what is opaque
+    if not isinstance(self.top(), dict | Opaque):
+      raise Damaged("the pickle gives attributes to what has none")
+
+  def do_binpersid(self, _: None) -> None:
+    pid = self.pop()
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
+      raise Damaged("the pickle refers to what is no storage")
+    kind, key, _, numel = pid[1:5]
+    if not isinstance(kind, _Name) or kind.name not in _STORAGE_DTYPES:
+      raise Damaged("the pickle refers to a storage of an unknown kind")
+    numel = _whole(numel, "number of elements")
+    start, length = 0, numel
+    if len(pid) == 6 and pid[5] is not None:  # before PyTorch 1.6: a view of another storage
+      _, start, length = _view(pid[5])
+      if start + length > numel:
+        raise Damaged("a view of a storage is larger than the storage")
+    if not isinstance(key, str | int):
+      raise Damaged("a storage's name is no name")
+    storage = Storage(str(key), _STORAGE_DTYPES[kind.name], numel, start, length)
+    self.storages[storage.key] = storage
+    self.stack.append(storage)
+
+
+def _view(x: Any) -> tuple[Any, int, int]:
+  if not isinstance(x, tuple) or len(x) != 3:
+    raise Damaged("a view of a storage is no triple")
+  return x[0], _whole(x[1], "offset"), _whole(x[2], "size")
+
+
+def read(stream: IO[bytes], where: str) -> tuple[Any, dict[str, Storage]]:
+  """Returns what a pickle describes, of dict, list, tuple, numbers, str, Tensor and Opaque.
+
+  Args:
+    stream: at the beginning of the pickle; afterwards at its end.
+    where: how messages call the file.
+
+  Returns:
+    (the tree, every storage that the pickle mentions by its key).
+
+  Raises:
+    UserError: the pickle names something that is no tensor.
+    Damaged: it is no pickle as PyTorch writes them.
+  """
+  machine = _Machine(where)
+  try:
+    return machine.run(stream), machine.storages
+  except UserError:
+    raise
+  except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as e:
+    raise Damaged(f"the pickle cannot be read: {' '.join(str(e).split())[:120]}") from e
