@@ -44,5 +44,6 @@ def _rules(model: T2TViT) -> list[Rule]:
   return [*out, *rules.norm("norm", "encoder_norm"), *rules.linear("head", "head")]
 
 
-# The released weights were made with `attention_scale="width"`: no tensor of the files tells.
+# What no tensor tells: the released weights want a model with `attention_scale="width"`. Their
+# code resizes the positions as "bicubic_plain" does.
 FORMATS = (Format("t2t", _rules),)
