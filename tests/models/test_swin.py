@@ -12,7 +12,7 @@ from shrunken import create
 
 from vit_jax import flops, models
 from vit_jax.errors import UserError
-from vit_jax.models import swin, windows
+from vit_jax.models import swin, swin_blocks, windows
 
 # Parameters and 10^9 multiply-adds with 1000 classes, at 224 px and, with windows of 12, 384 px.
 FIGURES = {
@@ -132,7 +132,7 @@ def test_relative_positions_are_query_minus_key(window):
 
 def sees(side, window, shifted):
   """[side^2, side^2] bool: whether a token's output depends on another token."""
-  block = swin.SwinBlock(side=side, window=window, num_heads=2, mlp_dim=4)
+  block = swin_blocks.SwinBlock(side=side, window=window, num_heads=2, mlp_dim=4)
   x = np.float32(np.random.default_rng(0).normal(size=(1, side * side, 4)))
   each = (np.float32(0), np.bool_(shifted))
   variables = jit(block.init)(jax.random.key(0), x, each)
@@ -158,7 +158,7 @@ def test_a_map_of_one_window_is_not_shifted():
 
 def test_padding_is_a_key_like_others():
   """Side 3 in windows of 2: the last token sees three tokens of zeros, which are not masked."""
-  block = swin.SwinBlock(side=3, window=2, num_heads=1, mlp_dim=4)
+  block = swin_blocks.SwinBlock(side=3, window=2, num_heads=1, mlp_dim=4)
   x = np.float32(np.random.default_rng(0).normal(size=(1, 9, 4)))
   each = (np.float32(0), np.bool_(False))
   params = jit(block.init)(jax.random.key(0), x, each)["params"]
@@ -194,7 +194,7 @@ def test_drop_path_rises_over_all_blocks_and_every_second_one_is_shifted():
   seen = []
 
   def look(call, args, kwargs, context):
-    if isinstance(context.module, swin.SwinBlock) and context.method_name == "__call__":
+    if isinstance(context.module, swin_blocks.SwinBlock) and context.method_name == "__call__":
       seen.append((float(args[1][0]), bool(args[1][1])))
     return call(*args, **kwargs)
 

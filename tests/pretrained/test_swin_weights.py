@@ -1,20 +1,19 @@
-"""Swin's state dicts in either naming: the logits of an independent NumPy version, and timm's."""
+"""Swin's state dicts, by all names: the logits of an independent NumPy version, and timm's."""
 
 import functools
 import math
 import re
 
-import jax
 import numpy as np
 import numpy_swin
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
+from parity import assert_round_trip, outputs_of, shapes_of
 
 from vit_jax import models
 from vit_jax.pretrained import resize, rules
 from vit_jax.pretrained.swin import FORMATS
 
-TIMM, MICROSOFT = FORMATS
+TIMM, MICROSOFT, TRANSFORMERS = FORMATS
 WIDTH, HEAD_DIM, DEPTHS, CLASSES = 16, 8, (2, 2, 1), 10
 TOLERANCE = dict(rtol=0, atol=5e-5)
 
@@ -98,34 +97,55 @@ def expected(case, **options):
   return numpy_swin.forward(state, images, DEPTHS, window, HEAD_DIM, **options)
 
 
-def shapes_of(model):
-  images = np.zeros((1, model.image_size, model.image_size, 3), np.float32)
-  variables = jax.eval_shape(model.init, jax.random.key(0), images)
-  return {path: x.shape for path, x in flatten_dict(variables, sep="/").items()}
-
-
-def imported(model, state, fmt=TIMM):
-  ours = rules.load(fmt.rules(model), fmt.rename(state), shapes_of(model))
-  return unflatten_dict(ours, sep="/")
-
-
 def logits_of(model, state, fmt=TIMM, images=None):
   images = images_of(model.image_size) if images is None else images
-  return np.asarray(jax.jit(model.apply)(imported(model, state, fmt), images).logits)
+  return outputs_of(model, fmt.rules(model), fmt.rename(state), images).logits
 
 
-def microsoft(state):
-  """The same state dict as Microsoft's code writes it, with its buffers."""
+def in_microsofts_names(state):
+  """As Microsoft's code writes it, with its buffers."""
   out = {}
   for name, x in state.items():
-    name = re.sub(
-      r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name
-    )
+    name = re.sub(r"^layers\.(\d)\.down", lambda m: f"layers.{int(m[1]) - 1}.down", name)
     out[name.replace("head.fc.", "head.")] = x
   return out | {
     "layers.0.blocks.1.attn_mask": np.zeros((4, 9, 9), np.float32),
     "layers.0.blocks.1.attn.relative_position_index": np.zeros((9, 9), np.int64),
   }
+
+
+IN_TRANSFORMERS = {
+  "patch_embed.proj": "swin.embeddings.patch_embeddings.projection",
+  "patch_embed.norm": "swin.embeddings.norm",
+  "norm1": "layernorm_before",
+  "norm2": "layernorm_after",
+  "attn.relative": "attention.self.relative",
+  "attn.proj": "attention.output.dense",
+  "mlp.fc1": "intermediate.dense",
+  "mlp.fc2": "output.dense",
+}
+
+
+def in_transformers_names(state):
+  out = {}
+  for name, x in in_microsofts_names(state).items():
+    for theirs, new in IN_TRANSFORMERS.items():
+      name = name.replace(theirs, new)
+    name = re.sub("^layers", "swin.encoder.layers", name)
+    name = re.sub("^norm", "swin.layernorm", re.sub("^head", "classifier", name))
+    if ".attn.qkv." in name:
+      for part, rows in zip(("query", "key", "value"), np.split(x, 3), strict=True):
+        out[name.replace("attn.qkv", f"attention.self.{part}")] = rows
+    else:
+      out[name] = x
+  return out
+
+
+every_format = pytest.mark.parametrize(
+  ("fmt", "write"),
+  [(TIMM, dict), (MICROSOFT, in_microsofts_names), (TRANSFORMERS, in_transformers_names)],
+  ids=[f.name for f in FORMATS],
+)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -134,28 +154,18 @@ def test_logits_equal_numpy(case):
   np.testing.assert_allclose(logits_of(create(case), state_of(case)), expected(case), **TOLERANCE)
 
 
-def test_names_and_shapes_are_all_there_once():
-  model, state = create(), state_of("padded maps")
-  for fmt, theirs in ((TIMM, state), (MICROSOFT, microsoft(state))):
-    table = fmt.rules(model)
-    assert sorted(n for rule in table for n in rule.theirs) == sorted(fmt.rename(theirs))
-    assert sorted(p for rule in table for p in rule.ours) == sorted(shapes_of(model))
+@every_format
+def test_round_trip_is_exact_and_whole(fmt, write):
+  model = create()
+  assert_round_trip(model, fmt.rules(model), fmt.rename(write(state_of("padded maps"))))
 
 
-@pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
-def test_round_trip_is_exact(fmt):
-  model, state = create(), state_of("padded maps")
-  theirs = fmt.rename(microsoft(state) if fmt is MICROSOFT else state)
-  back = rules.save(fmt.rules(model), rules.load(fmt.rules(model), theirs, shapes_of(model)))
-  assert back.keys() == theirs.keys()
-  for name in back:
-    np.testing.assert_array_equal(back[name], theirs[name], err_msg=name)
-
-
-def test_microsofts_names_are_the_same_model():
-  case = "padded maps"
-  got = logits_of(create(case), microsoft(state_of(case)), MICROSOFT)
-  np.testing.assert_allclose(got, expected(case), **TOLERANCE)
+@every_format
+def test_every_naming_is_the_same_model(fmt, write):
+  state = state_of("padded maps")
+  theirs = rules.load(fmt.rules(create()), fmt.rename(write(state)), shapes_of(create()))
+  for path, x in rules.load(TIMM.rules(create()), state, shapes_of(create())).items():
+    np.testing.assert_array_equal(theirs[path], x, err_msg=path)
 
 
 def changed(state, change, part):
@@ -269,3 +279,31 @@ def test_full_size_logits_equal_timm(name, theirs):
   model = models.create(name, num_classes=1000, image_size=size)
   got = logits_of(model, state, images=images)
   np.testing.assert_allclose(got / logits.std(), logits / logits.std(), **TOLERANCE)
+
+
+@pytest.mark.torch
+def test_logits_equal_transformers(tmp_path):
+  """Where whole windows cover all maps; elsewhere transformers adds zeros before it shifts."""
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  config = transformers.SwinConfig(
+    image_size=32,
+    patch_size=2,
+    window_size=4,
+    embed_dim=WIDTH,
+    depths=DEPTHS,
+    num_heads=[WIDTH * 2**i // HEAD_DIM for i in range(len(DEPTHS))],
+    num_labels=CLASSES,
+  )
+  model = create(image_size=32, patch_size=2, window=4)
+  state = random_state(names_and_shapes(32, 2, 4))
+  written = {k: torch.tensor(x) for k, x in in_transformers_names(state).items()}
+  torch.save({k: x for k, x in written.items() if "attn" not in k}, tmp_path / "pytorch_model.bin")
+  config.save_pretrained(tmp_path)
+  theirs = transformers.SwinForImageClassification.from_pretrained(tmp_path).eval()
+  images = images_of(32)
+  with torch.no_grad():
+    logits = theirs(torch.tensor(images.transpose(0, 3, 1, 2))).logits.numpy()
+  assert 0.5 < logits.std() < 2
+  got = logits_of(model, in_transformers_names(state), TRANSFORMERS, images)
+  np.testing.assert_allclose(got, logits, **TOLERANCE)
