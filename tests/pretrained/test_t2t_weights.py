@@ -7,7 +7,7 @@ import numpy as np
 import numpy_t2t
 import pytest
 
-from vit_jax import models
+from vit_jax import models, pretrained
 from vit_jax.pretrained import rules
 from vit_jax.pretrained.t2t import FORMATS
 
@@ -190,3 +190,24 @@ def test_other_strides_have_the_windows_they_state():
   images = images_of(8)
   logits, _ = numpy_t2t.forward(state, images, heads=3, splits=((3, 2, 1), (3, 2, 1), (3, 1, 1)))
   np.testing.assert_allclose(logits_of(model, state, images), logits, **TOLERANCE)
+
+
+@pytest.mark.torch
+def test_checkpoints_of_the_official_training_load(tmp_path):
+  torch = pytest.importorskip("torch")
+  state = state_of("performer")
+  tensors = {f"module.{name}": torch.from_numpy(x) for name, x in state.items()}
+  torch.save({"epoch": 9, "arch": "t2t_vit_7", "state_dict_ema": tensors}, tmp_path / "t2t.pth.tar")
+  large = create("performer", image_size=64, scan=True)
+  variables = pretrained.load(
+    tmp_path / "t2t.pth.tar", large, interpolation="bicubic_plain", log=lambda line: None
+  )
+  images = images_of(64)
+  # The official code's way to another resolution.
+  table = tensors["module.pos_embed"]
+  grid = table[:, 1:].reshape(1, 2, 2, -1).permute(0, 3, 1, 2)
+  grid = torch.nn.functional.interpolate(grid, size=(4, 4), mode="bicubic")
+  grid = grid.permute(0, 2, 3, 1).reshape(1, 16, -1)
+  resized = {**state, "pos_embed": torch.cat([table[:, :1], grid], dim=1).numpy()}
+  logits, _ = numpy_t2t.forward(resized, images, heads=3)
+  np.testing.assert_allclose(jax.jit(large.apply)(variables, images).logits, logits, **TOLERANCE)
