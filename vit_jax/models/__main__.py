@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from vit_jax import flops
@@ -33,12 +35,15 @@ def make_table(names: Sequence[str], num_classes: int | None, image_size: int | 
     num_classes: None: those of each model's published figures.
     image_size: in pixels; None: that of each model's published figures.
   """
-  table = Table(caption="GFLOPs: forward pass of one image, multiply and add counted separately")
+  table = Table(
+    caption="GFLOPs: forward pass of one image, multiply and add counted separately",
+    box=box.SIMPLE,
+  )
   table.add_column("model", no_wrap=True)
   for column in ("pixels", "classes", "parameters", "GFLOPs"):
     table.add_column(column, justify="right", no_wrap=True)
   table.add_column("source")
-  for name in names:
+  for name in track(names, "Counting", transient=True, console=Console(stderr=True)):
     variant = catalogue.find(name)
     size, classes = image_size or variant.image_size, num_classes or variant.num_classes
     row = (name, str(size), str(classes))
@@ -75,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except UserError as e:
     print(f"error: {e}", file=sys.stderr)
     return 2
-  Console().print(make_table(names, args.num_classes, args.image_size))
+  # Into a file or a pipe, in full: the width of no terminal is to cut it.
+  console = Console() if sys.stdout.isatty() else Console(width=120)
+  console.print(make_table(names, args.num_classes, args.image_size))
   return 0
 
 
