@@ -95,9 +95,8 @@ def find(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | None)
 
 
 def _read_initial(job: Job, quiet: bool = False) -> initial.Initial:
-  shapes = job.target.variables
   log = (lambda _: None) if quiet else print_once
-  return initial.read(job.config, job.model, shapes, jax.random.key(job.config.seed), log)
+  return initial.read(job.config, job.model, jax.random.key(job.config.seed), log)
 
 
 def _restore(job: Job, checkpoints: Checkpoints, step: int, window: Window) -> Start:
