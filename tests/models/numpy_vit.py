@@ -60,8 +60,8 @@ def sincos(side, width):
   return table
 
 
-def forward_one(p, image, model, form):
-  """Returns (logits [K], features [D]) of one image."""
+def forward_one(p, image, model, form, heads):
+  """Returns (logits [K], features [D]) of one image; with several heads their means."""
   kernel = p["embedding"]["kernel"]
   x = patches(image, kernel.shape[0]) @ kernel.reshape(-1, kernel.shape[-1])
   x = x + p["embedding"]["bias"]
@@ -71,7 +71,8 @@ def forward_one(p, image, model, form):
     else sincos(image.shape[0] // kernel.shape[0], x.shape[-1])
   )
   if model.pool == "tok" and len(table) > len(x):
-    x = np.concatenate([p["cls"][0], x]) + table
+    tokens = [p[name][0] for name in ("cls", "dist") if name in p]
+    x = np.concatenate([*tokens, x]) + table
   elif model.pool == "tok":
     x = np.concatenate([p["cls"][0], x + table])
   else:
@@ -83,7 +84,7 @@ def forward_one(p, image, model, form):
     x = x + mlp(norm(x, b["norm2"]), b["mlp"], form)
   x = norm(x, p["encoder_norm"])
   if model.pool == "tok":
-    features = x[0]
+    features = x[: len(heads)]
   elif model.pool == "gap":
     features = x.mean(0)
   else:
@@ -92,10 +93,15 @@ def forward_one(p, image, model, form):
     features = (y + mlp(norm(y, m["norm"]), m["mlp"], form))[0]
   if "pre_logits" in p:
     features = np.tanh(features @ p["pre_logits"]["kernel"] + p["pre_logits"]["bias"])
-  return features @ p["head"]["kernel"] + p["head"]["bias"], features
+  features = features.reshape(len(heads), -1)
+  logits = [f @ p[h]["kernel"] + p[h]["bias"] for f, h in zip(features, heads, strict=True)]
+  return np.mean(logits, 0), features.mean(0)
 
 
-def forward(params, images, model, gelu_form="tanh"):
-  """Returns (logits [B, K], features [B, D]) for a tree of NumPy arrays."""
-  outputs = [forward_one(params, image, model, gelu_form) for image in images]
+def forward(params, images, model, gelu_form="tanh", heads=("head",)):
+  """Returns (logits [B, K], features [B, D]) for a tree of NumPy arrays.
+
+  Several `heads`, each of the token in its place, are averaged.
+  """
+  outputs = [forward_one(params, image, model, gelu_form, heads) for image in images]
   return tuple(np.stack(x) for x in zip(*outputs, strict=True))

@@ -10,7 +10,7 @@ from modeling import apply, jit, random_images, random_params, tiny
 
 from vit_jax.models import stacking
 from vit_jax.models.layers import LayerNorm, drop_path
-from vit_jax.optim import decay
+from vit_jax.optim import groups
 
 WEIGHT = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
 
@@ -126,9 +126,9 @@ def test_dropout_after_positions_inside_mlps_and_at_the_end_of_branches():
     )
   )(random_params(model), images)
   dropped = {
-    decay.path_name(path[1:-2]): np.asarray(x)
+    groups.path_name(path[1:-2]): np.asarray(x)
     for path, x in jax.tree_util.tree_leaves_with_path(state)
-    if "__call__" in decay.path_name(path)  # not what the layers sow
+    if "__call__" in groups.path_name(path)  # not what the layers sow
   }
   assert {path: x.shape[-1] for path, x in dropped.items()} == {
     "Dropout_0": 16,

@@ -7,7 +7,7 @@ import pytest
 from modeling import jit
 
 from vit_jax import models
-from vit_jax.optim import decay
+from vit_jax.optim import decay, groups
 
 
 def initialize(**overrides):
@@ -20,7 +20,7 @@ def initialize(**overrides):
   images = jnp.zeros((1, 32, 32, 3))
   variables = jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
   return {
-    decay.path_name(path): np.asarray(x)
+    groups.path_name(path): np.asarray(x)
     for path, x in jax.tree_util.tree_leaves_with_path(variables["params"])
   }
 

@@ -7,9 +7,10 @@ import optax
 
 from vit_jax.optim import groups as groups_lib
 
-# A strong decay of the head, a weak one of the body, none of biases, norms, embeddings and tokens
-# (Zhai et al., 2106.04560, §3.1). In AdamW's units: what is taken off a step is lr(t) * value.
-DEFAULT_GROUPS = (("head/kernel", 3.0), (".*kernel.*", 0.03), (".*", 0.0))
+# A strong decay of the head (of both, where a second is for distillation), a weak one of the body,
+# none of biases, norms, embeddings and tokens (Zhai et al., 2106.04560, §3.1). In AdamW's units:
+# what is taken off a step is lr(t) * value.
+DEFAULT_GROUPS = (("head(_dist)?/kernel", 3.0), (".*kernel.*", 0.03), (".*", 0.0))
 
 
 def per_parameter(groups: groups_lib.Groups, params: optax.Params) -> Any:
