@@ -48,15 +48,23 @@ def export(
   """
   import safetensors.numpy  # noqa: PLC0415  (only this needs it)
 
-  path = Path(path).expanduser()
-  if path.exists() and not overwrite:
-    raise UserError(f"{path} is there already: choose another name, or overwrite it (--force)")
-  if not path.parent.is_dir():
-    raise UserError(f"the directory {path.parent} is not there")
+  path = check_free(path, overwrite)
   arrays = _arrays(model, variables, to)
   metadata = {"format": "pt" if to == "timm" else "vit_jax", **_description(model, name)}
   data = safetensors.numpy.save(arrays, metadata)
   _write(path, data)
+
+
+def check_free(path: str | PathLike, overwrite: bool) -> Path:
+  """Returns the path; raises UserError if nothing can be written there."""
+  path = Path(path).expanduser()
+  if path.exists() and not overwrite:
+    raise UserError(
+      f"{path} is there already: choose another name, or overwrite it (--force, overwrite=True)"
+    )
+  if not path.parent.is_dir():
+    raise UserError(f"the directory {path.parent} is not there")
+  return path
 
 
 def _arrays(model: nn.Module, variables: Mapping[str, Any], to: str) -> dict[str, np.ndarray]:

@@ -40,6 +40,7 @@ class Contents:
     wrapper: the keys around the state dict, such as "model"; empty without one.
     left_out: what is no tensor or lies outside the wrapper, in words.
     metadata: strings of a .safetensors file.
+    dtypes: of the tensors as they are in the file, by name.
   """
 
   kind: str
@@ -47,6 +48,17 @@ class Contents:
   wrapper: str = ""
   left_out: tuple[str, ...] = ()
   metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  dtypes: dict[str, str] = dataclasses.field(init=False)
+
+  def __post_init__(self) -> None:
+    """Makes 16-bit floats float32."""
+    self.dtypes = {name: x.dtype.name for name, x in self.arrays.items()}
+    for name, dtype in self.dtypes.items():
+      if dtype in _SMALL_FLOATS:
+        self.arrays[name] = self.arrays[name].astype(np.float32)
+
+
+_SMALL_FLOATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 def read(path: str | PathLike) -> Contents:
@@ -83,10 +95,6 @@ def _guess(path: Path, start: bytes) -> str:
   if start.lstrip().startswith((b"<", b"{")):
     return "a text file, perhaps a web page or an index instead of the weights"
   return "no file of weights that is known here"
-
-
-def _float32(x: np.ndarray) -> np.ndarray:
-  return x.astype(np.float32) if x.dtype.name in ("float16", "bfloat16") else x
 
 
 def _read_zip(path: Path) -> Contents:
@@ -129,7 +137,7 @@ def _read_npy(f: Any, size: int, name: str, path: Path) -> np.ndarray:
     raise ValueError(f"{name} has another size than its header says")
   x = np.frombuffer(f.read(), dtype).reshape(shape, order="F" if fortran else "C")
   # NumPy has no name for bfloat16 and writes it as two bytes without a meaning.
-  return _float32(x.view(ml_dtypes.bfloat16) if x.dtype == np.dtype("V2") else x)
+  return x.view(ml_dtypes.bfloat16) if x.dtype == np.dtype("V2") else x
 
 
 def _read_safetensors(path: Path) -> Contents:
@@ -137,7 +145,7 @@ def _read_safetensors(path: Path) -> Contents:
 
   try:
     with safetensors.safe_open(path, "np") as f:
-      arrays = {name: _float32(f.get_tensor(name)) for name in f.keys()}  # noqa: SIM118
+      arrays = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
       return Contents("safetensors", arrays, metadata=f.metadata() or {})
   except (safetensors.SafetensorError, OSError, ValueError) as e:
     raise _damaged(path, e) from e
@@ -192,10 +200,11 @@ def _unwrap(tree: Any, path: Path) -> tuple[dict, str, list[str]]:
 def _summary(tree: Any) -> str:
   if isinstance(tree, pickles.Tensor):
     return "a single tensor"
-  return f"the keys {_some(tree)}" if isinstance(tree, dict) and tree else f"a {_kind(tree)}"
+  return f"the keys {some(tree)}" if isinstance(tree, dict) and tree else f"a {_kind(tree)}"
 
 
-def _some(names: Iterable[Any], most: int = 6) -> str:
-  names = [str(name)[:60] for name in names]
+def some(names: Iterable[Any], most: int = 8) -> str:
+  """Returns the first names, and how many there are beside these."""
+  names = [str(name)[:80] for name in names]
   more = f" and {len(names) - most} more" if len(names) > most else ""
   return ", ".join(names[:most]) + more

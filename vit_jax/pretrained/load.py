@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vit_jax.errors import UserError
 from vit_jax.models import catalogue, stacking
 from vit_jax.pretrained import files, resize, rules
-from vit_jax.pretrained.files import Contents
-from vit_jax.pretrained.match import Match, match, problem
+from vit_jax.pretrained.files import Contents, some
+from vit_jax.pretrained.match import OWN, Match, match, problem, text
 
 Variables = dict[str, Any]
 Head = Literal["keep", "fresh", "drop"]
@@ -61,29 +61,50 @@ def load(
     UserError: the file cannot be read or does not fit the model: names tensor, shapes and the
       likely cause; or a tensor that is not finite.
   """
-  if head not in HEADS:
-    raise UserError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
-  if head == "fresh" and key is None:
-    raise UserError('head="fresh" draws random numbers: give key=jax.random.key(seed)')
-  resize.check_method(interpolation)
+  _check_options(head, interpolation, key)
   contents = files.read(path)
   if isinstance(model, str):
     model = create_for(contents, model, image_size, head, str(path))
   elif image_size is not None and image_size != model.image_size:
     model = model.clone(image_size=image_size)
     model.check()
-  found = match(contents.arrays, model, head == "keep", str(path))
+  return load_contents(
+    contents, model, str(path), head=head, interpolation=interpolation, key=key, log=log
+  )
+
+
+def load_contents(
+  contents: Contents,
+  model: nn.Module,
+  where: str,
+  *,
+  head: Head = "keep",
+  interpolation: str = "bicubic",
+  key: jax.Array | None = None,
+  log: Callable[[str], None] = print,
+) -> Variables:
+  """Does what `load` does with a file that is read already; `where` is what messages call it."""
+  _check_options(head, interpolation, key)
+  found = match(contents.arrays, model, head == "keep", where)
   trouble = problem(found, head == "keep")
   if trouble is not None:
-    raise UserError(f"{path}: {trouble}")
-  state = _fit(found, interpolation, str(path))
+    raise UserError(f"{where}: {trouble}")
+  state = _fit(found, interpolation, where)
   flat = rules.load(found.rules, state, found.shapes)
   flat = {p: np.ascontiguousarray(x, np.float32) for p, x in flat.items()}
   fresh = _fresh_head(model, key, found) if head == "fresh" else {}
-  for line in report(contents, found, interpolation, list(fresh), str(path)):
+  for line in report(contents, found, interpolation, list(fresh), where):
     log(line)
   variables = unflatten_dict(flat | fresh, sep="/")
   return _stacked_as(model, variables) if getattr(model, "scan", False) else variables
+
+
+def _check_options(head: Head, interpolation: str, key: jax.Array | None) -> None:
+  if head not in HEADS:
+    raise UserError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+  if head == "fresh" and key is None:
+    raise UserError('head="fresh" draws random numbers: give key=jax.random.key(seed)')
+  resize.check_method(interpolation)
 
 
 def create_for(
@@ -178,18 +199,14 @@ def _stacked_as(model: nn.Module, variables: Variables) -> Variables:
   return arrange(variables, target)
 
 
-def _list(names: Sequence[str], most: int = 8) -> str:
-  more = f" and {len(names) - most} more" if len(names) > most else ""
-  return ", ".join(names[:most]) + more
-
-
-def published_gelu(contents: Contents, m: Match) -> str:
-  """Returns the GELU that the file's model was trained with."""
+def published_gelu(contents: Contents, m: Match) -> str | None:
+  """Returns the GELU that the file's model was trained with, None if the file leaves it open."""
   try:
     fields = json.loads(contents.metadata.get("fields", "{}"))
   except ValueError:
     fields = {}
-  return fields.get("gelu", m.format.gelu) if isinstance(fields, dict) else m.format.gelu
+  known = None if m.format is OWN else m.format.gelu
+  return fields.get("gelu", known) if isinstance(fields, dict) else known
 
 
 def report(
@@ -203,21 +220,21 @@ def report(
   ]
   lines = [
     f"loaded {len(m.used)} tensors ({parameters:,} numbers) from {where}, "
-    f"{m.format.name} names{''.join(', ' + text for text in around)}"
+    f"{m.format.name} names{''.join(', ' + part for part in around)}"
   ]
   for name in m.resized:
-    old, new = ("x".join(map(str, s)) for s in (m.state[name].shape, m.expected[name]))
+    old, new = text(m.state[name].shape), text(m.expected[name])
     lines.append(f"resized {m.prefix}{name}: {old} to {new}, {method}")
   if fresh:
-    lines.append(f"fresh: {_list(fresh)}")
+    lines.append(f"fresh: {some(fresh)}")
   if m.unused:
-    lines.append(f"not used, in the file: {_list(m.unused)}")
+    lines.append(f"not used, in the file: {some(m.unused)}")
   if contents.left_out:
-    lines.append(f"left out, no tensors of the model: {_list(contents.left_out)}")
+    lines.append(f"left out, no tensors of the model: {some(contents.left_out)}")
   ours, theirs = getattr(m.model, "gelu", None), published_gelu(contents, m)
-  if ours is not None and ours != theirs:
+  if None not in (ours, theirs) and ours != theirs:
     lines.append(
-      f'warning: {m.format.name} models are trained with gelu="{theirs}", this one has '
+      f'warning: the model of the file was trained with gelu="{theirs}", this one has '
       f'gelu="{ours}": use gelu="{theirs}" for the same logits'
     )
   return lines

@@ -1,7 +1,9 @@
 """Which tensors of a file become which arrays of a model, and what stands in the way."""
 
 import dataclasses
+import functools
 import re
+import types
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -30,11 +32,13 @@ def unscanned(model: nn.Module) -> nn.Module:
   return model.clone(scan=False) if getattr(model, "scan", False) else model
 
 
-def shapes(model: nn.Module) -> dict[str, Shape]:
+@functools.lru_cache(maxsize=4)  # tracing a deep model takes seconds
+def shapes(model: nn.Module) -> Mapping[str, Shape]:
   """Returns the shapes of a model's variables by path; nothing is computed."""
   images = jax.ShapeDtypeStruct((1, model.image_size, model.image_size, 3), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
-  return {path: x.shape for path, x in flatten_dict(variables, sep="/").items()}
+  flat = flatten_dict(variables, sep="/")
+  return types.MappingProxyType({path: x.shape for path, x in flat.items()})
 
 
 def _own_rules(model: nn.Module) -> list[Rule]:
@@ -105,7 +109,7 @@ class Match:
   prefix: str
   state: State
   rules: list[Rule]
-  shapes: dict[str, Shape]
+  shapes: Mapping[str, Shape]
   expected: dict[str, Shape] = dataclasses.field(default_factory=dict)
   missing: list[str] = dataclasses.field(default_factory=list)
   wrong: list[str] = dataclasses.field(default_factory=list)
@@ -217,8 +221,8 @@ def problem(m: Match, head: bool) -> str | None:
     theirs, ours = _classes(m, name)
     if theirs != ours:
       return (
-        f"{m.prefix}{name} has {theirs} classes ({_shape(m.state[name].shape)}), the model {ours} "
-        f"({_shape(m.expected[name])}): use num_classes={theirs}, "
+        f"{m.prefix}{name} has {theirs} classes ({text(m.state[name].shape)}), the model {ours} "
+        f"({text(m.expected[name])}): use num_classes={theirs}, "
         'or head="fresh" for a head of its own'
       )
   reason = refusal(m, head)
@@ -228,22 +232,23 @@ def problem(m: Match, head: bool) -> str | None:
     name = m.wrong[0]
     more = f" (and {len(m.wrong) - 1} more)" if len(m.wrong) > 1 else ""
     return (
-      f"{m.prefix}{name} has shape {_shape(m.state[name].shape)}, the model needs "
-      f"{_shape(m.expected[name])}{more}: {_cause(m, name)}"
+      f"{m.prefix}{name} has shape {text(m.state[name].shape)}, the model needs "
+      f"{text(m.expected[name])}{more}: {_cause(m, name)}"
     )
   if m.missing:
     name = m.missing[0]
     more = f" and {len(m.missing) - 1} more" if len(m.missing) > 1 else ""
     paths = m.rule_of(name).ours
     hint = next(
-      (text for p, text in _ABSENT.items() if any(re.fullmatch(p, path) for path in paths)),
+      (advice for p, advice in _ABSENT.items() if any(re.fullmatch(p, path) for path in paths)),
       f"another variant{nearest(m)}, or a file that is not whole",
     )
     return f"{m.prefix}{name}{more} is not in the file: {hint}"
   return None
 
 
-def _shape(shape: Shape) -> str:
+def text(shape: Shape) -> str:
+  """Returns a shape as "3x224x224"."""
   return "x".join(map(str, shape)) or "()"
 
 
@@ -322,5 +327,5 @@ _SIGNS = {
 
 def guess_family(names: Mapping[str, object]) -> str | None:
   """Returns the family of models whose files have such names, None if none is known."""
-  text = "\n".join(names)
-  return next((family for sign, family in _SIGNS.items() if sign in text), None)
+  joined = "\n".join(names)
+  return next((family for sign, family in _SIGNS.items() if sign in joined), None)

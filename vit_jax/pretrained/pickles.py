@@ -100,7 +100,7 @@ class Tensor:
   strides: tuple[int, ...]
 
   def read(self, data: bytes) -> np.ndarray:
-    """Returns the array in the whole storage's bytes; 16-bit floats become float32."""
+    """Returns the array, given the whole storage's bytes."""
     if 0 in self.shape:
       return np.zeros(self.shape, self.dtype)
     step = self.storage.dtype.itemsize
@@ -108,13 +108,9 @@ class Tensor:
     flat = np.frombuffer(data, np.uint8)[begin : begin + self.storage.length * step]
     flat = flat[: len(flat) // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
     strides = tuple(s * self.dtype.itemsize for s in self.strides)
-    array = np.lib.stride_tricks.as_strided(
+    return np.lib.stride_tricks.as_strided(
       flat[self.offset :], self.shape, strides, writeable=False
     )
-    return array.astype(np.float32) if array.dtype.name in _SMALL_FLOATS else array
-
-
-_SMALL_FLOATS = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 @dataclasses.dataclass(frozen=True)

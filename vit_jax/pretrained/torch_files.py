@@ -51,7 +51,7 @@ class TorchFile:
       raise self._damaged(" ".join(str(e).split())) from e
 
   def array(self, tensor: Tensor) -> np.ndarray:
-    """Returns the array of a tensor in `tree`; 16-bit floats become float32."""
+    """Returns the array of a tensor in `tree`."""
     try:
       return tensor.read(self._storage(tensor.storage))
     except Damaged as e:
