@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vit_jax.data import images
-from vit_jax.data.transforms import Transform, crop_box, usages
+from vit_jax.data.crops import crop_box, resized_box
+from vit_jax.data.operations import usages
+from vit_jax.data.transforms import Transform
 from vit_jax.data.uniforms import uniforms
 from vit_jax.errors import UserError
 
@@ -28,6 +30,9 @@ def _run(text, batch, seed=5, start=100):
     "inception_crop(9, interpolation='bicubic', antialias=True)",
     "resize_small(11)|central_crop(8)|flip",
     "resize(7)|random_crop(5)|normalize(mean=0.5, std=0.25)",
+    "random_resized_crop(9, interpolation='random')|color_jitter(0.4, 0.4, 0.4, 0.1)",
+    "randaugment|flip|normalize|random_erasing(0.8)",
+    "autoaugment_cifar|grayscale(0.5)|value_range|cutout(4)|random_erasing(0.5, mode='color')",
   ],
 )
 def test_an_image_gets_the_same_alone_in_a_batch_and_in_a_list(text):
@@ -168,6 +173,47 @@ def test_inception_boxes_are_distributed_as_published():
   assert area.max() > 0.9
 
 
+def test_resized_boxes_are_distributed_as_torchvisions():
+  boxes = np.array(
+    [
+      resized_box(200, 240, u, (0.08, 1.0), (0.75, 4 / 3))
+      for u in uniforms(1, 0, np.arange(4000), 23)
+    ]
+  )
+  y, x, box_h, box_w = boxes.T
+  assert y.min() == x.min() == 0
+  assert (y + box_h).max() == 200
+  assert (x + box_w).max() == 240
+  assert 0.079 < (box_h * box_w).min() / 48_000 < 0.1
+  # Independent of `resized_box`: draw again what does not fit, here within any number of tries.
+  rng = np.random.default_rng(0)
+  area = rng.uniform(0.08, 1, 200_000) * 48_000
+  ratio = np.exp(rng.uniform(math.log(0.75), math.log(4 / 3), area.shape))
+  fits = (np.sqrt(area * ratio) <= 240) & (np.sqrt(area / ratio) <= 200)
+  for q in (0.1, 0.25, 0.5, 0.75, 0.9):
+    assert abs(np.quantile(box_h * box_w, q) - np.quantile(area[fits], q)) < 0.02 * 48_000
+    assert abs(np.quantile(box_w / box_h, q) - np.quantile(ratio[fits], q)) < 0.03
+
+
+def test_resized_boxes_take_the_middle_where_nothing_fits():
+  u = uniforms(0, 0, np.array([0]), 23)[0]
+  assert resized_box(20, 400, u, (0.9, 1.0), (0.75, 4 / 3)) == (0, 186, 20, 27)
+  assert resized_box(400, 20, u, (0.9, 1.0), (0.75, 4 / 3)) == (186, 0, 27, 20)
+  assert resized_box(50, 50, u, (1.0, 1.0), (1.0, 1.0)) == (0, 0, 50, 50)
+
+
+def test_resized_crops_take_both_interpolations_equally_often():
+  image = _pixels(1, 16, 16)
+  kinds = {
+    kind: _run(f"random_resized_crop(8, 1, 1, 1, 1, '{kind}', False)", image)[0]
+    for kind in ("bilinear", "bicubic")
+  }
+  got = _run("random_resized_crop(8, 1, 1, 1, 1, 'random', False)", np.repeat(image, 2000, 0))
+  shares = [(got == k).all((1, 2, 3)).mean() for k in kinds.values()]
+  assert abs(shares[0] - 0.5) < 0.04
+  assert abs(sum(shares) - 1) < 1e-9
+
+
 def test_an_impossible_crop_takes_the_whole_image():
   u = uniforms(0, 0, np.array([0]), 22)[0]
   assert crop_box(2, 400, u, (0.9, 1.0), (0.75, 4 / 3)) == (0, 0, 2, 400)
@@ -177,7 +223,7 @@ def test_an_impossible_crop_takes_the_whole_image():
   ("text", "message"),
   [
     ("randomcrop(8)", "unknown transform 'randomcrop': did you mean 'random_crop'"),
-    ("frobnicate", "choose one of central_crop, flip"),
+    ("frobnicate", "choose one of autoaugment_cifar, central_crop"),
     ("random_crop(8, padding=2)", "unexpected keyword argument 'padding'; it takes random_crop"),
     ("random_crop", "missing a required argument: 'size'"),
     ("random_crop(8, mode='mirror')", "mode='mirror' must be 'zero' or 'reflect'"),
@@ -185,6 +231,8 @@ def test_an_impossible_crop_takes_the_whole_image():
     ("resize(0)", "size=0 must be at least 1"),
     ("resize(8, 'cubic')", "interpolation='cubic' must be one of nearest, bilinear"),
     ("inception_crop(8, min_area=0)", "needs 0 < min_area"),
+    ("random_resized_crop(8, max_area=2)", "needs 0 < min_area"),
+    ("random_resized_crop(8, interpolation='any')", "interpolation='any' must be one of"),
     ("normalize('imagnet')", "preset='imagnet' must be one of cifar10, imagenet"),
     ("normalize(mean=(1, 2), std=3)", "as many numbers each"),
     ("normalize(mean='x')", "must be numbers"),

@@ -7,13 +7,13 @@ import numpy as np
 cv2.setNumThreads(1)
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_INTERPOLATIONS = {
+CV2_INTERPOLATIONS = {
   "nearest": cv2.INTER_NEAREST,
   "bilinear": cv2.INTER_LINEAR,
   "bicubic": cv2.INTER_CUBIC,
   "area": cv2.INTER_AREA,
 }
-INTERPOLATIONS = tuple(_INTERPOLATIONS)
+INTERPOLATIONS = tuple(CV2_INTERPOLATIONS)
 
 
 def _is_whole(data: bytes) -> bool:
@@ -87,5 +87,5 @@ def resize(
     return image
   if antialias and height <= h and width <= w:
     interpolation = "area"
-  out = cv2.resize(image, (width, height), interpolation=_INTERPOLATIONS[interpolation])
+  out = cv2.resize(image, (width, height), interpolation=CV2_INTERPOLATIONS[interpolation])
   return out.reshape(height, width, channels)  # OpenCV drops a single channel
