@@ -79,6 +79,25 @@ def test_blocks_of_stages_are_counted_through(scan):
   assert (stacking.unstack(layer) if scan else layer) == expected
 
 
+def test_the_first_block_of_a_convolutional_stage_counts():
+  a = np.zeros((2, 4))
+  tree = {
+    "stem_conv": {"kernel": a},
+    "stage_0": {"first": {"w": a}, "rest": {"block_0": {"w": a}, "block_1": {"w": a}}},
+    "stage_1": {"first": {"w": a}, "rest": {"blocks": {"w": a}}},
+    "norm": {"scale": a},
+  }
+  layer, last = layerwise.layers(tree)
+  np.testing.assert_array_equal(layer["stage_1"]["rest"]["blocks"].pop("w"), [5, 6])
+  assert last == 7
+  assert layer == {
+    "stem_conv": {"kernel": 0},
+    "stage_0": {"first": {"w": 1}, "rest": {"block_0": {"w": 2}, "block_1": {"w": 3}}},
+    "stage_1": {"first": {"w": 4}, "rest": {"blocks": {}}},
+    "norm": {"scale": 7},
+  }
+
+
 def _params(tree, seed=0):
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), tree)

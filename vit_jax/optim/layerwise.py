@@ -20,26 +20,34 @@ _BETWEEN = r"(?:merging|downsample)_(\d+)"  # on the way into a stage: with its 
 _END = r"(encoder_|final_|head_)?norm|map_pool|seq_pool|pre_logits|head|head_dist"
 
 _BLOCK = re.compile(r"(?P<stack>.*?)/?\b(?:block_(?P<index>\d+)|blocks)/.*")
+# The first block of a convolutional stage is unlike the rest.
+_FIRST = re.compile(r"(?P<stack>stage_\d+/first)/.*")
 
 
-def _stack_order(stack: str) -> tuple[bool, list[int]]:
+def _place(name: str) -> tuple[str, int | None] | None:
+  """Returns a parameter's stack of blocks and its block there (None: stacked), if it is in one."""
+  if re.fullmatch(_STEM, name.split("/")[0]):
+    return None
+  if first := _FIRST.fullmatch(name):
+    return first["stack"], 0
+  if block := _BLOCK.fullmatch(name):
+    return block["stack"], None if block["index"] is None else int(block["index"])
+  return None
+
+
+def _order(stack: str) -> tuple[bool, list[int], str]:
   """Sorts stages by their numbers, and what follows an encoder (class attention) after it."""
-  first = re.fullmatch(r"(encoder|body|stage_\d+)(/.*)?", stack) is not None
-  return not first, [int(n) for n in re.findall(r"\d+", stack)]
+  early = re.fullmatch(r"(encoder|body|stage_\d+)(/.*)?", stack) is not None
+  return not early, [int(n) for n in re.findall(r"\d+", stack)], stack
 
 
-def _first_layers(matches: dict[str, re.Match[str]], sizes: dict[str, int]) -> dict[str, int]:
-  """Returns the layer of the first block of every stack of blocks, and, as "", the last layer."""
-  depths: dict[str, int] = {}
-  for name, match in matches.items():
-    stack, index = match["stack"], match["index"]
-    depth = sizes[name] if index is None else int(index) + 1
-    depths[stack] = max(depths.get(stack, 0), depth)
+def _starts(depths: dict[str, int]) -> tuple[dict[str, int], int]:
+  """Returns the layer of the first block of every stack, and the layer after all of them."""
   starts, layer = {}, 1
-  for stack in sorted(depths, key=_stack_order):
+  for stack in sorted(depths, key=_order):
     starts[stack] = layer
     layer += depths[stack]
-  return starts | {"": layer}
+  return starts, layer
 
 
 def layers(params: optax.Params) -> tuple[Any, int]:
@@ -61,31 +69,30 @@ def layers(params: optax.Params) -> tuple[Any, int]:
     UserError: a parameter that is in none of these places.
   """
   leaves = {groups.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
-  tops = {name: name.split("/")[0] for name in leaves}
-  blocks = {
-    name: match
-    for name in leaves
-    if not re.fullmatch(_STEM, tops[name]) and (match := _BLOCK.fullmatch(name))
-  }
-  starts = _first_layers(blocks, {name: x.shape[0] for name, x in leaves.items() if x.shape})
+  places = {name: place for name in leaves if (place := _place(name))}
+  depths: dict[str, int] = {}
+  for name, (stack, index) in places.items():
+    depth = leaves[name].shape[0] if index is None else index + 1
+    depths[stack] = max(depths.get(stack, 0), depth)
+  starts, last = _starts(depths)
 
   def layer(name: str) -> int | np.ndarray:
-    if name in blocks:
-      start, index = starts[blocks[name]["stack"]], blocks[name]["index"]
-      return start + (np.arange(leaves[name].shape[0]) if index is None else int(index))
-    if re.fullmatch(_STEM, tops[name]):
+    if name in places:
+      stack, index = places[name]
+      return starts[stack] + (np.arange(leaves[name].shape[0]) if index is None else index)
+    top = name.split("/")[0]
+    if re.fullmatch(_STEM, top):
       return 0
-    if re.fullmatch(_END, tops[name]):
-      return starts[""]
-    between = re.fullmatch(_BETWEEN, tops[name])
-    stage = f"stage_{between[1]}" if between else re.match(r"stage_\d+|", name)[0]
-    if stage and stage in starts:
-      return starts[stage]
+    if re.fullmatch(_END, top):
+      return last
+    between = re.fullmatch(_BETWEEN, top)
+    if between and f"stage_{between[1]}" in starts:
+      return starts[f"stage_{between[1]}"]
     raise UserError(
       f"optimizer.layer_decay does not know the layer of '{name}': use optimizer.lr_multipliers"
     )
 
-  return jax.tree.unflatten(jax.tree.structure(params), [layer(n) for n in leaves]), starts[""]
+  return jax.tree.unflatten(jax.tree.structure(params), [layer(n) for n in leaves]), last
 
 
 def multipliers(decay: float, lr_multipliers: groups.Groups, params: optax.Params) -> Any:
