@@ -68,6 +68,8 @@ def random_state(shapes, seed=0):
 
   def draw(name, shape):
     x = rng.normal(size=shape)
+    if "patch_embed.proj" in name:
+      x *= 0.1  # what is added to the variance of the next norm then shows in the logits
     if "norm" in name:
       return np.float32(0.3 * x + name.endswith("weight"))
     if len(shape) == 1 or "bias_table" in name:
@@ -206,6 +208,13 @@ def test_wrong_readings_fail_the_comparison(change, part):
 def test_shift_mask_and_order_of_padding_show_in_the_logits(options):
   case = "padded maps"
   assert np.abs(expected(case, **options) - expected(case)).max() > 1e-2
+
+
+def test_another_epsilon_fails_the_comparison(monkeypatch):
+  case = "padded maps"
+  monkeypatch.setattr("vit_jax.models.swin.EPSILON", 1e-6)
+  wrong = logits_of(create(case), state_of(case))
+  assert not np.allclose(wrong, expected(case), **TOLERANCE)
 
 
 def test_the_other_gelu_fails_the_comparison():
