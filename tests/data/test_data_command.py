@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vit_jax.data import __main__ as command
-from vit_jax.data import download
+from vit_jax.data import download, sheet
 from vit_jax.errors import UserError
 
 
@@ -56,6 +56,39 @@ def test_show_without_transforms_shows_the_pixels(tmp_path):
   np.testing.assert_array_equal(sheet[0:4, 0:4], np.broadcast_to(sheet[0, 0], (4, 4, 3)))
   with pytest.raises(UserError, match="cannot write"):
     _run("show", "synthetic(train_size=3, test_size=1)", "--out", tmp_path / "no" / "s.png")
+
+
+def test_show_takes_a_config_and_what_is_given_besides(tmp_path, monkeypatch):
+  config = tmp_path / "config.py"
+  config.write_text(
+    "def get_config():\n"
+    "  return dict(seed=3, data=dict(name='synthetic(train_size=7, test_size=1)', "
+    "train='flip|value_range'))\n"
+  )
+  drawn = []
+  monkeypatch.setattr(sheet, "write", lambda source, *rest: drawn.append((len(source), *rest)))
+  out = tmp_path / "s.png"
+  _run("show", "--config", config, "--out", out)
+  _run("show", "--config", config, "--transforms", "", "--seed", 0, "--views", 2, "--out", out)
+  _run("show", "synthetic(train_size=5, test_size=1)", "--config", config, "--out", out)
+  assert drawn == [
+    (7, "flip|value_range", 3, out, 1),
+    (7, "", 0, out, 2),
+    (5, "flip|value_range", 3, out, 1),
+  ]
+  with pytest.raises(UserError, match="needs the name of a data set, or --config FILE"):
+    _run("show", "--out", out)
+
+
+def test_show_puts_the_views_of_an_image_side_by_side(tmp_path):
+  _run("show", "synthetic(train_size=5, test_size=1)", "--views", 10, "--out", tmp_path / "s.png")
+  drawn = cv2.imread(str(tmp_path / "s.png"))
+  assert drawn.shape == (5 * 66, 10 * 66, 3)
+  rows = drawn.reshape(5, 66, 10, 66, 3).swapaxes(1, 2)
+  np.testing.assert_array_equal(rows, np.broadcast_to(rows[:, :1], rows.shape))
+  assert len(np.unique(rows[:, 0].reshape(5, -1), axis=0)) == 5
+  with pytest.raises(UserError, match="--views 61 must lie in 1..60"):
+    _run("show", "synthetic", "--views", 61, "--out", tmp_path / "s.png")
 
 
 def test_folders_and_their_options(image_folder, tmp_path):

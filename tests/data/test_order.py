@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vit_jax.data.order import Order
+from vit_jax.data.order import Order, repeated
 
 
 @given(st.integers(1, 200), st.integers(0, 2**32 - 1), st.integers(0, 10**6))
@@ -24,3 +24,23 @@ def test_epochs_and_seeds_differ():
   for a, b in ((first, second), (first, other), (second, other), (first, np.arange(size))):
     assert np.sum(a == b) < 10  # one match is expected of two independent orders
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.15
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6))
+def test_a_batch_has_each_of_its_examples_as_often_as_asked(batch_size, repeats, step):
+  repeats = min(repeats, batch_size)
+  found = repeated(step * batch_size + np.arange(batch_size), batch_size, repeats)
+  different, counts = np.unique(found, return_counts=True)
+  wanted = -(-batch_size // repeats)
+  # Batch after batch goes through the order without gap or overlap.
+  assert different.tolist() == list(range(step * wanted, (step + 1) * wanted))
+  assert counts.max() == -(-batch_size // wanted)
+  if batch_size % repeats == 0:
+    assert set(counts) == {repeats}
+  assert counts.min() >= batch_size // wanted
+
+
+def test_copies_are_no_neighbours():
+  assert repeated(np.arange(12), 6, 3).tolist() == [0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3]
+  assert repeated(np.arange(7), 7, 3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+  assert repeated(np.arange(100), 8, 1).tolist() == list(range(100))

@@ -67,6 +67,33 @@ def test_processes_share_the_batch_of_one(numbered, count, on_demand):
       np.testing.assert_array_equal(value, np.concatenate([p[step][key] for p in parts]))
 
 
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_repeats_show_an_example_again_in_its_batch_and_augmented_anew(numbered, numbers, count):
+  source = numbered(50, size=8)
+  for text in ("", _AUGMENT):
+    parts = [
+      _take(source, 9, transforms=text, repeats=3, process_index=i, process_count=count)
+      for i in range(count)
+    ]
+    whole = [
+      {k: np.concatenate([p[step][k] for p in parts]) for k in parts[0][step]} for step in range(9)
+    ]
+    _assert_equal(whole[4:], _take(source, 5, transforms=text, repeats=3, start_step=4))
+    _assert_equal(whole, _take(source, 9, transforms=text, repeats=3))
+    if not text:
+      seen = [numbers(b["image"]) for b in whole]
+      assert all(s.count(x) == 3 for s in seen for x in s)
+      assert len({x for s in seen for x in s}) == 9 * 4  # no example twice before its epoch ends
+  different = [len(np.unique(b["image"].reshape(12, -1), axis=0)) for b in whole]
+  assert min(different) > 8
+
+
+@pytest.mark.parametrize("repeats", [0, 13])
+def test_repeats_must_fit_the_batch(numbered, repeats):
+  with pytest.raises(UserError, match=f"repeats={repeats} must lie in 1..12, the batch size"):
+    _take(numbered(50), 1, repeats=repeats)
+
+
 @pytest.mark.parametrize("batch_size", [12, 200])
 def test_threads_and_caching_do_not_change_the_batches(numbered, batch_size):
   whole = _take(numbered(50), 6, batch_size=batch_size, num_threads=0)

@@ -20,6 +20,8 @@ _EXAMPLES = """examples:
       size, classes, mean and deviation, fingerprint
   python -m vit_jax.data show cifar10 --transforms "random_crop(32, pad=4)|flip" --out sheet.png
       what the model gets to see
+  python -m vit_jax.data show --config configs/cct_cifar10.py --views 10 --out sheet.png
+      the same by the data keys of a config, ten augmentations of each image
 Then train with --config.data.name=NAME, and --config.data.dir=DIR or TFDS_DATA_DIR=DIR.
 """
 
@@ -62,12 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     ("show", "draw a sheet of images as the model sees them"),
   ):
     command = add(name, text)
-    command.add_argument("name", help="a prepared set, an image folder, or synthetic")
-    command.add_argument("--split", default="train", help="train, train[:98%%], … (%(default)s)")
+    command.add_argument(
+      "name",
+      nargs="?" if name == "show" else None,
+      help="a prepared set, an image folder, or synthetic",
+    )
+    command.add_argument("--split", help="train, train[:98%%], … (default: train)")
     command.add_argument("--data-dir", help="of the prepared sets (default: TFDS_DATA_DIR)")
     if name == "show":
-      command.add_argument("--transforms", default="", help="such as 'random_crop(32, pad=4)|flip'")
-      command.add_argument("--seed", type=int, default=0, help="of order and augmentation")
+      command.add_argument("--config", help="a config file, for all that is not given here")
+      command.add_argument("--transforms", help="such as 'random_crop(32, pad=4)|flip'")
+      command.add_argument("--seed", type=int, help="of order and augmentation (default: 0)")
+      command.add_argument("--views", type=int, default=1, help="augmentations of each image")
       command.add_argument("--out", type=Path, required=True, help="a .png file")
   return parser
 
@@ -102,7 +110,7 @@ def _info(args: argparse.Namespace) -> None:
   from vit_jax.data import sources  # noqa: PLC0415
   from vit_jax.data.fingerprint import dataset_fingerprint  # noqa: PLC0415
 
-  source = sources.load(args.name, args.split, args.data_dir)
+  source = sources.load(args.name, args.split or "train", args.data_dir)
   info, found = source.info, dataset_fingerprint(source)
   small, large = ("x".join(map(str, s)) for s in found.shapes)
   names = ", ".join(info.class_names[:10]) + (", …" if info.num_classes > 10 else "")
@@ -127,8 +135,20 @@ def _info(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
   from vit_jax.data import sheet, sources  # noqa: PLC0415
 
-  source = sources.load(args.name, args.split, args.data_dir)
-  sheet.write(source, args.transforms, args.seed, args.out.expanduser())
+  name, split, directory = args.name, args.split, args.data_dir
+  transforms, seed = args.transforms, args.seed
+  if args.config is not None:
+    from vit_jax import cli as config_cli  # noqa: PLC0415  (imports every model)
+
+    config = config_cli.load_config(args.config)
+    name, split = name or config.data.name, split or config.data.split
+    directory = directory or config.data.dir
+    transforms = config.data.train if transforms is None else transforms
+    seed = config.seed if seed is None else seed
+  elif name is None:
+    raise UserError("show needs the name of a data set, or --config FILE")
+  source = sources.load(name, split or "train", directory)
+  sheet.write(source, transforms or "", seed or 0, args.out.expanduser(), args.views)
   print(f"wrote {args.out}")
 
 

@@ -9,6 +9,29 @@ from vit_jax.data.uniforms import bits
 _STREAM = 2**32 - 1  # no operation of a transform has this number
 
 
+def repeated(positions: np.ndarray, batch_size: int, repeats: int) -> np.ndarray:
+  """Returns the place in the order of the example at each position, so that batches repeat some.
+
+  Repeated augmentation (Hoffer et al. 2019, arXiv:1901.09335, as Touvron et al. 2020,
+  arXiv:2012.12877, train DeiT): a batch has d = ceil(batch_size / repeats) different examples, each
+  `repeats` times, or once less for the last few where batch_size is no multiple. Every position
+  augments its example differently. The copies are d rows apart, so that those who share a device,
+  or are neighbours when images are mixed, are mostly different ones. The examples still come in
+  the order of their epochs, d a batch: an epoch takes `repeats` times as many steps.
+
+  Args:
+    positions: integers [n] in the run, step * batch_size + place in the batch.
+    batch_size: over all processes.
+    repeats: copies of an example in a batch, 1 to batch_size.
+
+  Returns:
+    Integers [n]; the positions themselves for repeats = 1.
+  """
+  different = -(-batch_size // repeats)
+  steps, places = np.divmod(positions, batch_size)
+  return steps * different + places % different
+
+
 class Order:
   """Shuffles every epoch anew, each example once in it.
 

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 
 from vit_jax.data.memory import cached
-from vit_jax.data.order import Order
+from vit_jax.data.order import Order, repeated
 from vit_jax.data.sources import ArraySource, Source
 from vit_jax.data.transforms import Transform
 from vit_jax.errors import UserError
@@ -37,6 +37,7 @@ def train_batches(
   process_count: int = 1,
   num_threads: int = 2,
   cache: bool | None = None,
+  repeats: int = 1,
 ) -> Iterator[Batch]:
   """Yields the batches of the steps start_step, start_step + 1, … without end.
 
@@ -54,6 +55,7 @@ def train_batches(
     process_count: number of parts.
     num_threads: that read and transform ahead of the consumer; 0 works in the caller's thread.
     cache: keep the decoded images in memory; None: where they fit, see `vit_jax.data.memory`.
+    repeats: how many times a batch has each of its examples, see `vit_jax.data.order.repeated`.
 
   Returns:
     An iterator of {"image": float32 (or uint8) [b, H, W, C], "label": int32 [b]}.
@@ -64,6 +66,8 @@ def train_batches(
   local = _local_size(batch_size, process_count)
   if not 0 <= seed < 2**32:
     raise UserError(f"seed={seed} must lie in 0..{2**32 - 1}")
+  if not 1 <= repeats <= batch_size:
+    raise UserError(f"repeats={repeats} must lie in 1..{batch_size}, the batch size")
   transform = Transform(transforms)
   source = cached(source, cache, num_threads)
   order = Order(len(source), seed)
@@ -72,7 +76,7 @@ def train_batches(
   def read(step: int, start: int, stop: int) -> Batch:
     begin = (start_step + step) * batch_size + first
     positions = np.arange(begin + start, begin + stop)
-    images, labels = source.read(order(positions))
+    images, labels = source.read(order(repeated(positions, batch_size, repeats)))
     return {"image": transform(images, seed, positions), "label": labels}
 
   return _batches(read, local, _FOREVER, source, num_threads)

@@ -12,20 +12,38 @@ _ROWS, _COLUMNS = 6, 10
 _MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
 
 
-def write(source: Source, transforms: str, seed: int, path: Path) -> None:
+def write(source: Source, transforms: str, seed: int, path: Path, views: int = 1) -> None:
   """Draws the first training batch as a PNG sheet, after the transforms.
 
   float32 images are stretched from the batch's own least to its largest value.
 
+  Args:
+    source: the images.
+    transforms: see `vit_jax.data.transforms`.
+    seed: of order and augmentation.
+    path: of the file.
+    views: how many times each image is drawn, side by side, always augmented anew.
+
   Raises:
     UserError: the transforms do not fit, or the file cannot be written.
   """
-  count = min(_ROWS * _COLUMNS, len(source))
+  count = min(_ROWS * _COLUMNS, views * len(source))
+  if not 1 <= views <= count:
+    raise UserError(f"--views {views} must lie in 1..{count}, the images of a sheet")
+  count -= count % views
   batch = next(
     pipeline.train_batches(
-      source, transforms=transforms, batch_size=count, seed=seed, num_threads=0, cache=False
+      source,
+      transforms=transforms,
+      batch_size=count,
+      seed=seed,
+      num_threads=0,
+      cache=False,
+      repeats=views,
     )
   )["image"]
+  # The views of an image lie count / views rows apart in the batch.
+  batch = batch.reshape(views, -1, *batch.shape[1:]).swapaxes(0, 1).reshape(batch.shape)
   if batch.dtype != np.uint8:
     low, high = batch.min(), batch.max()
     batch = ((batch - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
