@@ -186,7 +186,7 @@ def _unwrap(tree: Any, path: Path) -> tuple[dict, str, list[str]]:
     inner = [k for k, v in tree.items() if isinstance(v, dict) and v]
     known = [k for k in _WRAPPERS if k in inner]
     tensors = [k for k in (*known, *inner) if _has_tensors(tree[k])]
-    key = next(iter(tensors or known), None)
+    key = next(iter(tensors or known or inner[: len(inner) == 1]), None)
     if key is None:
       break
     left_out += [f"{k} ({_kind(v)})" for k, v in tree.items() if k != key]

@@ -54,6 +54,7 @@ _HARMLESS = frozenset(
     *(f"{m}.{n}" for m in ("builtins", "__builtin__") for n in ("set", "frozenset", "object")),
     *(f"{m}._reconstructor" for m in ("copyreg", "copy_reg")),
     *(f"numpy.{m}.multiarray.{n}" for m in ("core", "_core") for n in ("scalar", "_reconstruct")),
+    *(f"numpy.{m}.numeric._frombuffer" for m in ("core", "_core")),
     *(f"pathlib.{n}" for n in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
     *(f"pathlib._local.{n}" for n in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
     *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device"),

@@ -17,6 +17,10 @@ from vit_jax.pretrained.pickles import Damaged, Storage, Tensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+# What Python's own readers raise for files that are not whole.
+_READ_ERRORS = (
+  *(zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, ValueError, MemoryError),
+)
 
 
 def is_zip(names: list[str]) -> bool:
@@ -45,21 +49,20 @@ class TorchFile:
         f.seek(0)
         self._archive = zipfile.ZipFile(path) if is_zip else None
         self.tree = self._open_zip() if is_zip else self._open_stream(f)
-    except Damaged as e:
-      raise self._damaged(str(e)) from e
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, struct.error) as e:
-      raise self._damaged(" ".join(str(e).split())) from e
+    except UserError:
+      raise
+    except (Damaged, *_READ_ERRORS) as e:
+      raise self._damaged(e) from e
 
   def array(self, tensor: Tensor) -> np.ndarray:
     """Returns the array of a tensor in `tree`."""
     try:
       return tensor.read(self._storage(tensor.storage))
-    except Damaged as e:
-      raise self._damaged(str(e)) from e
-    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, MemoryError) as e:
-      raise self._damaged(" ".join(str(e).split())) from e
+    except (Damaged, *_READ_ERRORS) as e:
+      raise self._damaged(e) from e
 
-  def _damaged(self, what: str) -> UserError:
+  def _damaged(self, error: Exception) -> UserError:
+    what = " ".join(str(error).split())[:160]
     return UserError(f"{self._path} is damaged ({what}): download or copy it again")
 
   def _member(self, name: str, most: int) -> bytes:
