@@ -72,6 +72,7 @@ def soft_split(x: jax.Array, stride: int) -> jax.Array:
   side = grid(x.shape[1], stride)
   x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
   end = (side - 1) * stride + 1
+  # Slices: the gradient of `lax.conv_general_dilated_patches` takes 5 to 9 times as long on CPU.
   parts = [
     x[:, i : i + end : stride, j : j + end : stride] for i in range(kernel) for j in range(kernel)
   ]
