@@ -1,11 +1,12 @@
 """timm's and Facebook's files of CaiT."""
 
+import jax
 import numpy as np
 import numpy_cait
 import parity
 import pytest
 
-from vit_jax import models
+from vit_jax import models, pretrained
 from vit_jax.pretrained.cait import FORMATS
 
 SIZES = dict(width=24, depth=3, class_depth=2, mlp_dim=40)
@@ -71,6 +72,18 @@ def test_positions_are_resized_without_a_class_token():
   # With the corners kept, every second row and column of a grid twice as fine is the old one.
   fine = rule.resize(table, (1, 25, 24), "zoom").reshape(5, 5, 24)
   np.testing.assert_allclose(fine[::2, ::2], table.reshape(3, 3, 24), rtol=0, atol=1e-6)
+
+
+@pytest.mark.torch
+def test_files_of_the_deit_project_are_read(state, output, tmp_path):
+  torch = pytest.importorskip("torch")
+  path = tmp_path / "XXS24_224.pth"
+  tensors = {f"module.{name}": torch.tensor(x) for name, x in state.items()}
+  torch.save({"model": tensors, "epoch": 399}, path)
+  model = create(scan=True)
+  variables = pretrained.load(path, model)
+  got = jax.jit(model.apply)(variables, parity.images_for(model))
+  np.testing.assert_allclose(got.logits, output.logits, rtol=1e-5, atol=1e-5)
 
 
 def _assert_equal_timm(module, model):
