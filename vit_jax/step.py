@@ -56,6 +56,11 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int, frozen: Any = Non
   With `accumulate` > 1 the batch is cut into as many micro-batches, one after the other, whose
   gradients are averaged in float32: the same gradient in less memory. Micro-batch j takes the
   examples j, j + accumulate, …, so that each is spread over all devices as the batch is.
+
+  Batch normalisation sees micro-batches: each is normalised by its own mean and variance (over all
+  devices), and the running statistics move with each of them, one after the other, `accumulate`
+  times per step. They are averages over the last micro-batches instead of the last batches, and the
+  gradient is the mean of those of the micro-batches, not that of one large batch.
   """
 
   def trained(params: Any) -> Any:
