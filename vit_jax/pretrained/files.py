@@ -73,10 +73,10 @@ def read(path: str | PathLike) -> Contents:
     raise UserError(f"the file of weights {path} is {hint}")
   try:
     with path.open("rb") as f:
-      start = f.read(16)
+      start = f.read(64)
   except OSError as e:
     raise UserError(f"{path} cannot be read: {e.strerror}") from e
-  if start[:4] == b"PK\3\4":
+  if start[:4] in (b"PK\3\4", b"PK\5\6"):  # the latter: an archive of nothing
     return _read_zip(path)
   if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
     return _read_torch(path)
@@ -106,7 +106,7 @@ def _read_zip(path: Path) -> Contents:
     raise _damaged(path, e) from e
   if torch_files.is_zip(names):
     return _read_torch(path)
-  if not names or not all(name.endswith(".npy") for name in names):
+  if not all(name.endswith(".npy") for name in names):
     raise UserError(f"{path} is a zip archive, but none of NumPy's or PyTorch's")
   arrays = {}
   try:

@@ -1,6 +1,7 @@
 """Weights of a file into the variables of a model."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
@@ -140,7 +141,9 @@ def create_for(
 def _own_size(
   contents: Contents, name: str, fields: Mapping[str, Any], found: Match, where: str
 ) -> int | None:
-  for size in _SIZES:
+  patch = getattr(found.model, "patch_size", 0)
+  sides = [math.isqrt(found.state[n].size // found.state[n].shape[-1]) for n in found.resized]
+  for size in (*(patch * side for side in sides[:1] if patch), *_SIZES):
     try:
       model = catalogue.create(name, image_size=size, **fields)
     except UserError:  # no multiple of the patch size

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vit_jax.errors import UserError
+from vit_jax.pretrained.files import some
 from vit_jax.pretrained.format import Format, State
 from vit_jax.pretrained.formats import FORMATS
 from vit_jax.pretrained.rules import Resize, Rule, Shape
@@ -159,12 +160,12 @@ def match(arrays: Mapping[str, np.ndarray], model: nn.Module, head: bool, where:
       score = (len(names & state.keys()), -len(state.keys() - names))
       if score > best_score:
         best, best_score = Match(model, fmt, prefix, state, rules, {}, unused=rest), score
-  if best is None or best_score[0] < len(best.rules) / 10:
-    some = ", ".join(list(arrays)[:3]) or "no names at all"
+  if best is None or _is_another_family(best, best_score[0], arrays):
     family = guess_family(arrays)
     hint = f"it looks like a file of {family}" if family else "is it a file of this family?"
     raise UserError(
-      f"{where} has no names that {type(model).__name__} is known by, but {some}: {hint}"
+      f"{where} has hardly a name that {type(model).__name__} is known by, but "
+      f"{some(arrays, 3) or 'none at all'}: {hint}"
     )
   best.shapes = shapes(model)
   all_names = {name for rule in best.rules for name in rule.theirs}
@@ -174,6 +175,13 @@ def match(arrays: Mapping[str, np.ndarray], model: nn.Module, head: bool, where:
     best.rules = [rule for rule in best.rules if not is_head(rule)]
   _compare(best)
   return best
+
+
+def _is_another_family(m: Match, found: int, arrays: Mapping[str, np.ndarray]) -> bool:
+  """Whether so few names fit that the differences are not worth telling."""
+  names = [name for rule in m.rules for name in rule.theirs]
+  differ = guess_family(arrays) != guess_family(names)
+  return found < len(names) * (0.8 if differ else 0.1)
 
 
 def _compare(m: Match) -> None:
@@ -325,7 +333,7 @@ _SIGNS = {
 }
 
 
-def guess_family(names: Mapping[str, object]) -> str | None:
+def guess_family(names: Iterable[str]) -> str | None:
   """Returns the family of models whose files have such names, None if none is known."""
   joined = "\n".join(names)
   return next((family for sign, family in _SIGNS.items() if sign in joined), None)
