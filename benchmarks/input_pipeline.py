@@ -2,6 +2,7 @@
 
   python benchmarks/input_pipeline.py                    # images made on the spot
   TFDS_DATA_DIR=DIR python benchmarks/input_pipeline.py  # a prepared CIFAR-10
+  python benchmarks/input_pipeline.py --augmentations    # each alone, on decoded images
 
 Rates are images per second of processor time, all threads counted, so they compare between
 machines with other work to do; the ratios are to decoding alone, and to a plain loop over NumPy
@@ -20,8 +21,27 @@ import numpy as np
 
 from vit_jax.data import pipeline, sources
 from vit_jax.data.sources import Source
+from vit_jax.data.transforms import Transform
 
 _AUGMENT = "random_crop(32, pad=4)|flip|normalize('cifar10')"
+
+# Text, with {} for the size of the result, and the size of the images that it takes.
+_DEIT = "random_resized_crop({})|flip|randaugment|normalize|random_erasing"
+_AUGMENTATIONS = {
+  "random_crop({}, pad=4)": (32,),
+  "inception_crop({})": (32, 400),
+  "random_resized_crop({})": (32, 400),
+  "flip": (32, 224),
+  "color_jitter(0.4, 0.4, 0.4)": (32, 224),
+  "color_jitter(0.4, 0.4, 0.4, 0.1)": (32, 224),
+  "randaugment": (32, 224),
+  "autoaugment_cifar": (32, 224),
+  "normalize": (32, 224),
+  "normalize|random_erasing": (32, 224),
+  "normalize|cutout(16)": (32, 224),
+  "autoaugment_cifar|random_crop({}, pad=4)|flip|normalize": (32,),
+  _DEIT: (32, 400),
+}
 
 
 def make_folder(root: Path, count: int) -> None:
@@ -74,13 +94,39 @@ def plain_loop(source: Source, batch_size: int):
   return step
 
 
+def augmentations(seconds: float) -> None:
+  """Prints the rate of each augmentation on images in memory, to 32 and to 224 pixels."""
+  rng = np.random.default_rng(0)
+  inputs = {}
+  for size, count in ((32, 1024), (224, 64), (400, 64)):  # as many as the pipeline takes at a time
+    coarse = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    inputs[size] = np.stack([cv2.resize(c, (size, size)) for c in coarse])
+  print(f"{'images/s/core':68}{'32 px':>10}{'224 px':>10}")
+  for text, sizes in _AUGMENTATIONS.items():
+    found = {}
+    for size in sizes:
+      result = 32 if size == 32 else 224
+      transform, images = Transform(text.format(result)), inputs[size]
+      count = iter(range(0, 2**31, len(images)))
+
+      def step(transform=transform, images=images, count=count):
+        transform(images, 0, next(count) + np.arange(len(images)))
+
+      found[result] = f"{rate(step, len(images), seconds):,.0f}"
+    print(f"{text.format('s'):68}{found[32]:>10}{found.get(224, ''):>10}", flush=True)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--batch-size", type=int, default=512)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--seconds", type=float, default=3.0, help="of processor time a row")
   parser.add_argument("--step-ms", type=float, help="time of a training step of this batch size")
+  parser.add_argument("--augmentations", action="store_true", help="measure each of them instead")
   args = parser.parse_args()
+  if args.augmentations:
+    augmentations(args.seconds)
+    return
   with tempfile.TemporaryDirectory() as scratch:
     if os.environ.get("TFDS_DATA_DIR"):
       source = sources.load("cifar10", "train")

@@ -259,6 +259,43 @@ def test_images_that_do_not_fit_give_one_line(text, message):
     _run(text, _pixels())
 
 
+_DEIT = (
+  "random_resized_crop(24)|flip|randaugment(2, 9, mstd=0.5, fill=(124, 116, 104))|normalize"
+  "|random_erasing(0.25, mode='pixel')"
+)
+_CCT = (
+  "random_resized_crop(24, 0.8, 1.0, interpolation='random')|flip|randaugment(2, 9, "
+  "interpolation='random', fill=(125, 123, 114))|normalize('cifar10')"
+)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+  "text",
+  [
+    _DEIT,
+    _CCT,
+    "autoaugment_cifar|random_crop(24, pad=4)|flip|normalize('cifar10')|cutout(8)",
+    "random_resized_crop(24)|color_jitter(0.4, 0.4, 0.4, 0.1, 0.8)|grayscale(0.2)|flip|value_range",
+    "inception_crop(24, 0.05)|flip|randaugment(2, 15, mstd=0, probability=1, max_m=15)|value_range",
+  ],
+)
+def test_recipes_leave_the_images_as_they_are_and_give_numbers(text, channels):
+  if channels == 1:
+    text = text.replace("normalize('cifar10')", "value_range").replace("normalize", "value_range")
+    text = text.replace("(124, 116, 104)", "124").replace("(125, 123, 114)", "125")
+  batch = _pixels(n=80, h=30, w=26, c=channels)
+  before = batch.copy()
+  batch.flags.writeable = False  # as images that are kept in memory or mapped from a file may be
+  for images_ in (batch, list(batch)):
+    got = _run(text, images_)
+    assert (got.shape, got.dtype) == ((80, 24, 24, channels), np.float32)
+    assert np.isfinite(got).all()
+    # At m = 15 two translations may move all of an image out of sight.
+    assert len(np.unique(got.reshape(80, -1), axis=0)) >= (78 if "(2, 15" in text else 80)
+  np.testing.assert_array_equal(batch, before)
+
+
 def test_unequal_images_need_a_resize():
   mixed = [_pixels(1, 10, 10)[0], _pixels(1, 12, 10)[0]]
   with pytest.raises(UserError, match="images of different sizes, such as .10, 10, 3. and .12"):

@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 
 from vit_jax.data import images
@@ -146,9 +147,9 @@ def flip() -> Op:
   """Mirrors left and right with probability 1/2."""
 
   def op(batch: np.ndarray, u: np.ndarray) -> np.ndarray:
-    mirrored = u[:, 0] < 0.5
     out = batch.copy()
-    out[mirrored] = batch[mirrored, :, ::-1]
+    for i in np.flatnonzero(u[:, 0] < 0.5).tolist():
+      cv2.flip(batch[i], 1, dst=out[i])
     return out
 
   return op

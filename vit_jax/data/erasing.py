@@ -49,16 +49,20 @@ def random_erasing(
       raise ValueError(f"mode={mode!r} draws normal numbers: put it after normalize")
     _, h, w, channels = batch.shape
     out = batch.copy()
-    for i in np.flatnonzero(u[:, -1] < probability):
+    parts, keys = [], []
+    for i in np.flatnonzero(u[:, -1] < probability).tolist():
       box = erased_box(h, w, u[i], area, log_aspect)
       if box is not None:
         y, x, box_h, box_w = box
-        part = out[i, y : y + box_h, x : x + box_w]
-        if mode == "constant":
-          part[:] = value
-        else:
-          shape = part.shape if mode == "pixel" else (channels,)
-          part[:] = _normals(int(u[i, -2] * 2**32), shape)
+        parts.append(out[i, y : y + box_h, x : x + box_w])
+        keys.append(u[i, -2])
+    if mode == "constant":
+      for part in parts:
+        part[:] = value
+    elif parts:
+      shapes = [part.shape if mode == "pixel" else (channels,) for part in parts]
+      for part, noise in zip(parts, _normals(keys, shapes), strict=True):
+        part[:] = noise
     return out
 
   return op
@@ -78,15 +82,23 @@ def erased_box(
   return None
 
 
-def _normals(key: int, shape: tuple[int, ...]) -> np.ndarray:
-  """Returns standard normal float32 of this shape, a function of the key (below 2**32)."""
-  pairs = -(-math.prod(shape) // 2)
-  u = uniforms(key, _NOISE_STREAM, np.zeros(1, int), 2 * pairs)[0].astype(np.float32)
-  # Box and Muller 1958; 1 - u would be 0 where u is rounded up to 1.
-  radius = np.sqrt(-2 * np.log(np.maximum(1 - u[:pairs], np.float32(2.0**-24))))
-  angle = np.float32(2 * np.pi) * u[pairs:]
-  both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-  return both[: math.prod(shape)].reshape(shape)
+def _normals(keys: list[float], shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+  """Returns standard normal float32 of these shapes, each a function of its key in [0, 1)."""
+  pairs = np.array([-(-math.prod(shape) // 2) for shape in shapes])
+  ends = np.cumsum(pairs)
+  # Each pair of numbers has a position of its own: 32 bits of its key, then its place.
+  first = (np.array(keys) * 2**32).astype(np.uint64) << np.uint64(32)
+  within = np.arange(ends[-1]) - np.repeat(ends - pairs, pairs)
+  positions = np.repeat(first, pairs) + within.astype(np.uint64)
+  u = uniforms(0, _NOISE_STREAM, positions, 2).astype(np.float32)
+  # Box and Muller 1958; a u that is rounded up to 1 would make 1 - u be 0.
+  radius = np.sqrt(-2 * np.log(np.maximum(1 - u[:, 0], np.float32(2.0**-24))))
+  angle = np.float32(2 * np.pi) * u[:, 1]
+  both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1)
+  rows = np.split(both, ends[:-1])
+  return [
+    row.ravel()[: math.prod(shape)].reshape(shape) for row, shape in zip(rows, shapes, strict=True)
+  ]
 
 
 @register(draws=2, batched=True)

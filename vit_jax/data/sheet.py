@@ -9,13 +9,15 @@ from vit_jax.data.sources import Source
 from vit_jax.errors import UserError
 
 _ROWS, _COLUMNS = 6, 10
+_TAIL = 0.005  # share of values that are cut off at either end
 _MIN_CELL = 64  # pixels; smaller images are enlarged by a whole factor
 
 
 def write(source: Source, transforms: str, seed: int, path: Path, views: int = 1) -> None:
   """Draws the first training batch as a PNG sheet, after the transforms.
 
-  float32 images are stretched from the batch's own least to its largest value.
+  float32 images are stretched from the batch's own least to its largest value, except for the
+  0.5% at either end: the noise of random erasing would take the contrast from the rest.
 
   Args:
     source: the images.
@@ -45,8 +47,9 @@ def write(source: Source, transforms: str, seed: int, path: Path, views: int = 1
   # The views of an image lie count / views rows apart in the batch.
   batch = batch.reshape(views, -1, *batch.shape[1:]).swapaxes(0, 1).reshape(batch.shape)
   if batch.dtype != np.uint8:
-    low, high = batch.min(), batch.max()
-    batch = ((batch - low) * (255 / max(high - low, 1e-6))).round().astype(np.uint8)
+    low, high = np.quantile(batch, (_TAIL, 1 - _TAIL))
+    batch = (batch - low) * (255 / max(high - low, 1e-6))
+    batch = np.clip(batch.round(), 0, 255).astype(np.uint8)
   if batch.shape[-1] == 1:
     batch = batch.repeat(3, axis=-1)
   factor = -(-_MIN_CELL // batch.shape[1])

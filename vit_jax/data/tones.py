@@ -93,8 +93,10 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 def autocontrast(image: np.ndarray) -> np.ndarray:
   """Stretches each channel from its own least to its largest level."""
-  flat = image.reshape(-1, image.shape[-1])
-  low, high = flat.min(0).astype(float), flat.max(0).astype(float)
+  low, high = (
+    pick(cv2.reduce(image, 0, kind).reshape(image.shape[1:]), axis=0).astype(float)
+    for pick, kind in ((np.min, cv2.REDUCE_MIN), (np.max, cv2.REDUCE_MAX))
+  )
   scale = 255 / np.maximum(high - low, 1)
   table = (_LEVELS[:, None] - low) * scale
   return _look_up(image, np.where(high > low, table, _LEVELS[:, None]))
