@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from pictures import distance, photo
 
+from vit_jax.data import autoaugment
 from vit_jax.data.autoaugment import autoaugment_cifar
 
 Image = pytest.importorskip("PIL.Image")
@@ -12,6 +13,31 @@ ImageOps = pytest.importorskip("PIL.ImageOps")
 _TABLE = """I17 C26|R72 X39|S81 S93|H58 Y79|A58 E92|H27 P37|O43 B67|S39 B79|E65 E51|C67 S65
 O77 X58|E37 A48|Y43 S26|B96 O28|L52 I03|E20 A60|E28 E64|O99 E66|A84 L28|B13 O70
 L45 A93|Y99 Y79|A92 L83|E88 I13|Y79 A91"""
+
+
+_NAMES = {
+  "I": "invert",
+  "A": "autocontrast",
+  "E": "equalize",
+  "C": "contrast",
+  "O": "color",
+  "B": "brightness",
+  "S": "sharpness",
+  "P": "posterize",
+  "L": "solarize",
+  "R": "rotate",
+  "H": "shear_y",
+  "X": "translate_x",
+  "Y": "translate_y",
+}
+
+
+def test_the_policy_is_the_papers():
+  table = [
+    [(_NAMES[c[0]], int(c[1]) / 10, 0 if c[0] in "IAE" else int(c[2]) / 9) for c in pair.split()]
+    for pair in _TABLE.replace("\n", "|").split("|")
+  ]
+  assert table == autoaugment._POLICY
 
 
 def _apply(key, picture, level, sign):

@@ -200,6 +200,7 @@ def test_resized_boxes_take_the_middle_where_nothing_fits():
   assert resized_box(20, 400, u, (0.9, 1.0), (0.75, 4 / 3)) == (0, 186, 20, 27)
   assert resized_box(400, 20, u, (0.9, 1.0), (0.75, 4 / 3)) == (186, 0, 27, 20)
   assert resized_box(50, 50, u, (1.0, 1.0), (1.0, 1.0)) == (0, 0, 50, 50)
+  assert resized_box(100, 100, u, (0.02, 0.02), (2.0, 2.0))[2:] == (10, 20)  # twice as wide as high
 
 
 def test_resized_crops_take_both_interpolations_equally_often():
