@@ -5,7 +5,8 @@ import numpy_mixer
 import parity
 import pytest
 
-from vit_jax import models
+from vit_jax import models, pretrained
+from vit_jax.errors import UserError
 from vit_jax.pretrained.mixer import FORMATS
 
 SIZES = dict(width=24, depth=3, token_mlp_dim=10, mlp_dim=40)
@@ -109,6 +110,13 @@ def test_google_files_hold_the_same(state, layout):
   mine = parity.imported(model, GOOGLE.rules(model), tensors)
   timms = parity.imported(model, TIMM.rules(model), state)
   np.testing.assert_equal(mine, timms)
+
+
+@pytest.mark.parametrize("layout", [dict, google])
+def test_another_resolution_is_refused(state, layout, tmp_path):
+  np.savez(tmp_path / "mixer.npz", **layout(state))
+  with pytest.raises(UserError, match=r"9.* the model needs .*16.*: another image size"):
+    pretrained.load(tmp_path / "mixer.npz", create(image_size=16))
 
 
 def test_published_files_have_these_names_and_shapes():

@@ -275,6 +275,8 @@ def _cause(m: Match, name: str) -> str:
     return f"another width or number of heads{nearest(m)}"
   if len(theirs) != len(ours):
     return "another kind of layer under the same name"
+  if any("/token_mlp/" in path for path in m.rule_of(name).ours):
+    return "another image size; an MLP over the tokens fits one number of patches"
   return f"another width, number of heads or hidden width{nearest(m)}"
 
 
