@@ -22,7 +22,9 @@ and BiT of Google, else with ImageNet's mean and deviation; timm's ViTs have eit
 
 from ml_collections import ConfigDict
 
+from vit_jax import models
 from vit_jax.errors import UserError
+from vit_jax.models import fields
 from vit_jax.optim import BACKBONE
 
 # TFDS name, training split, steps, warm-up, learning rate.
@@ -50,6 +52,12 @@ def _parse(arg: str) -> tuple[str, str, bool, int]:
   return dataset, model, "frozen" in options, size
 
 
+def _without_noise(model: str) -> dict[str, float]:
+  """Returns all rates of dropout and drop path as 0: frozen weights need no regularisation."""
+  known = fields.annotations(models.find(model).module)
+  return {key: 0.0 for key in known if key.endswith("dropout") or key == "drop_path"}
+
+
 def get_config(arg: str = "cifar10,ViT-B/16") -> ConfigDict:
   dataset, model, frozen, size = _parse(arg)
   name, split, steps, warmup, learning_rate = DATASETS[dataset]
@@ -62,7 +70,7 @@ def get_config(arg: str = "cifar10,ViT-B/16") -> ConfigDict:
       init_from="",  # to be given
       init_head="fresh",
       freeze=(BACKBONE,) if frozen else (),
-      model=dict(name=model, dtype="bfloat16"),
+      model=dict(name=model, dtype="bfloat16", **(_without_noise(model) if frozen else {})),
       data=dict(
         name=name,
         split=split,

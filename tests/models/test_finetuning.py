@@ -45,7 +45,7 @@ def test_every_parameter_has_a_layer(name, scan):
 def test_a_probe_trains_the_heads_and_sees_what_evaluation_sees(name):
   """Without dropout, the loss of a frozen model in training is that in evaluation."""
   known = fields.annotations(type(create(name)))
-  rates = [f for f in ("dropout", "attention_dropout", "drop_path") if f in known]
+  rates = [key for key in known if key.endswith("dropout") or key == "drop_path"]
   model = create(name, **dict.fromkeys(rates, 0.0))
   variables = variables_of(model)
   params, stats = variables["params"], variables.get("batch_stats", {})
