@@ -161,11 +161,10 @@ def match(arrays: Mapping[str, np.ndarray], model: nn.Module, head: bool, where:
       if score > best_score:
         best, best_score = Match(model, fmt, prefix, state, rules, {}, unused=rest), score
   if best is None or _is_another_family(best, best_score[0], arrays):
-    family = guess_family(arrays)
-    hint = f"it looks like a file of {family}" if family else "is it a file of this family?"
+    names = some(arrays, 3) or "no names at all"
+    family = guess_family(arrays) or "no family that is known here"
     raise UserError(
-      f"{where} has hardly a name that {type(model).__name__} is known by, but "
-      f"{some(arrays, 3) or 'none at all'}: {hint}"
+      f"{where} looks like a file of {family}: {type(model).__name__} has other names than {names}"
     )
   best.shapes = shapes(model)
   all_names = {name for rule in best.rules for name in rule.theirs}
@@ -178,10 +177,11 @@ def match(arrays: Mapping[str, np.ndarray], model: nn.Module, head: bool, where:
 
 
 def _is_another_family(m: Match, found: int, arrays: Mapping[str, np.ndarray]) -> bool:
-  """Whether so few names fit that the differences are not worth telling."""
+  """Whether the single differences are not worth telling."""
   names = [name for rule in m.rules for name in rule.theirs]
-  differ = guess_family(arrays) != guess_family(names)
-  return found < len(names) * (0.8 if differ else 0.1)
+  theirs, ours = guess_family(arrays), guess_family(names)
+  akin = theirs == ours or {theirs, ours} == {"ViT", _DISTILLED}
+  return found < len(names) * (0.1 if akin else 1)
 
 
 def _compare(m: Match) -> None:
@@ -316,6 +316,7 @@ def nearest(m: Match) -> str:
   return f"; the file looks like {fitting[0]}" if fitting else ""
 
 
+_DISTILLED = "DeiT with a distillation token"
 # A part of a name that only files of this family have; the first that is found counts.
 _SIGNS = {
   "relative_position_bias_table": "Swin",
@@ -327,8 +328,8 @@ _SIGNS = {
   "layer1.0.conv1": "ResNet",
   "block1/unit01": "BiT-ResNet",
   "stages.0.blocks.0.conv1": "BiT-ResNet",
-  "dist_token": "DeiT with a distillation token",
-  "distillation_token": "DeiT with a distillation token",
+  "dist_token": _DISTILLED,
+  "distillation_token": _DISTILLED,
   "Transformer/encoderblock": "ViT",
   "blocks.0.attn.qkv": "ViT",
   "encoder.layer.0.attention": "ViT",
