@@ -91,6 +91,19 @@ def test_show_puts_the_views_of_an_image_side_by_side(tmp_path):
     _run("show", "synthetic", "--views", 61, "--out", tmp_path / "s.png")
 
 
+def test_transforms_lists_and_explains_them(capsys):
+  _run("transforms")
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) >= 15
+  assert "flip(): Mirrors left and right with probability 1/2." in lines
+  _run("transforms", "randaugment")
+  out = capsys.readouterr().out
+  assert out.startswith("randaugment(n: int = 2, m: float = 9.0, mstd")
+  assert "\n  rotate      " in out
+  with pytest.raises(UserError, match="did you mean 'randaugment'"):
+    _run("transforms", "rand_augment")
+
+
 def test_folders_and_their_options(image_folder, tmp_path):
   _run("prepare", image_folder, "--name", "zoo", "--out", tmp_path / "sets")
   assert (tmp_path / "sets" / "zoo" / "1.0.0" / "dataset_info.json").is_file()

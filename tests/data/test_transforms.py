@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from vit_jax.data import images
 from vit_jax.data.crops import crop_box, resized_box
-from vit_jax.data.operations import usages
-from vit_jax.data.transforms import Transform
+from vit_jax.data.transforms import Transform, usages
 from vit_jax.data.uniforms import uniforms
 from vit_jax.errors import UserError
 

@@ -1,4 +1,4 @@
-"""The command line of the data sets: python -m vit_jax.data prepare | convert | info | show."""
+"""The command line of the data sets: prepare | convert | info | show | transforms."""
 
 import argparse
 import os
@@ -22,6 +22,8 @@ _EXAMPLES = """examples:
       what the model gets to see
   python -m vit_jax.data show --config configs/cct_cifar10.py --views 10 --out sheet.png
       the same by the data keys of a config, ten augmentations of each image
+  python -m vit_jax.data transforms randaugment
+      what an operation of --transforms and --config.data.train does; without a name: all of them
 Then train with --config.data.name=NAME, and --config.data.dir=DIR or TFDS_DATA_DIR=DIR.
 """
 
@@ -77,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
       command.add_argument("--seed", type=int, help="of order and augmentation (default: 0)")
       command.add_argument("--views", type=int, default=1, help="augmentations of each image")
       command.add_argument("--out", type=Path, required=True, help="a .png file")
+
+  transforms = add("transforms", "say what the operations on images and their arguments are")
+  transforms.add_argument("name", nargs="?", help="of one, for all that there is to say about it")
   return parser
 
 
@@ -152,10 +157,22 @@ def _show(args: argparse.Namespace) -> None:
   print(f"wrote {args.out}")
 
 
+def _transforms(args: argparse.Namespace) -> None:
+  from vit_jax.data import transforms  # noqa: PLC0415
+
+  print(transforms.describe(args.name) if args.name else "\n".join(transforms.usages().values()))
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs one command."""
   args = _parser().parse_args(argv)
-  {"prepare": _prepare, "convert": _convert, "info": _info, "show": _show}[args.command](args)
+  {
+    "prepare": _prepare,
+    "convert": _convert,
+    "info": _info,
+    "show": _show,
+    "transforms": _transforms,
+  }[args.command](args)
   return 0
 
 

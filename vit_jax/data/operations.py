@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vit_jax.data import calls, images
+from vit_jax.data import images
+from vit_jax.errors import unknown
 
 # (uint8 or float32 [H, W, C] or [n, H, W, C], float64 [draws] or [n, draws]) -> images
 Op = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -45,12 +46,15 @@ def register(
   return decorate
 
 
-def usages() -> dict[str, str]:
-  """Returns name -> "name(arguments): what it does" of every operation."""
-  return {
-    name: f"{calls.usage(name, e.make)}: {(e.make.__doc__ or '').splitlines()[0]}"
-    for name, e in sorted(REGISTRY.items())
-  }
+def find(name: str) -> Entry:
+  """Returns the operation of a name.
+
+  Raises:
+    UserError: there is none; the nearest name is given.
+  """
+  if name not in REGISTRY:
+    raise unknown("transform", name, REGISTRY)
+  return REGISTRY[name]
 
 
 def check_size(size: int) -> None:

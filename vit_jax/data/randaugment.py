@@ -46,10 +46,9 @@ def randaugment(
     posterize                                keeps 4 - floor(0.4 m) bits of 8, at least 1
     autocontrast, equalize, invert           no strength
 
-  A larger m never changes an image less. In big_vision's own version some do: levels wrap around
-  at 256, posterize weakens with m and m = 0 posterizes to 1 bit, so its m has no equal here; the
-  policy of its papers, every operation applied, is randaugment(2, 15, mstd=0, probability=1,
-  max_m=15).
+  A larger m never makes an operation weaker. In big_vision's version it may: levels wrap around at
+  256, posterize weakens with m and m = 0 posterizes to 1 bit, so its m has no equal here. Applying
+  every operation drawn at one fixed magnitude, as it does, is mstd=0, probability=1.
 
   Args:
     n: operations an image goes through, 1 to 8.

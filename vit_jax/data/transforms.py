@@ -7,15 +7,31 @@ So what an image goes through is independent of the batch, thread or process tha
 `vit_jax.data.operations` says how to add one.
 """
 
+import inspect
+
 import numpy as np
 
 # These register their operations.
 from vit_jax.data import autoaugment, calls, color, crops, erasing, pixels, randaugment  # noqa: F401
-from vit_jax.data.operations import REGISTRY, Entry, Op
+from vit_jax.data.operations import REGISTRY, Entry, Op, find
 from vit_jax.data.uniforms import uniforms
-from vit_jax.errors import UserError, unknown
+from vit_jax.errors import UserError
 
 Images = np.ndarray | list[np.ndarray]
+
+
+def usages() -> dict[str, str]:
+  """Returns name -> "name(arguments): what it does" of every operation."""
+  return {
+    name: f"{calls.usage(name, e.make)}: {(e.make.__doc__ or '').splitlines()[0]}"
+    for name, e in sorted(REGISTRY.items())
+  }
+
+
+def describe(name: str) -> str:
+  """Returns how an operation is called and all that it says about itself; errors as for `find`."""
+  make = find(name).make
+  return f"{calls.usage(name, make)}\n\n{inspect.getdoc(make)}"
 
 
 class Transform:
@@ -30,10 +46,7 @@ class Transform:
     self.text = text
     self._ops: list[tuple[str, Op, Entry]] = []
     for call in calls.parse(text, "transforms"):
-      name = call[0]
-      if name not in REGISTRY:
-        raise unknown("transform", name, REGISTRY)
-      entry = REGISTRY[name]
+      name, entry = call[0], find(call[0])
       self._ops.append((name, calls.apply(entry.make, call, "transform"), entry))
 
   def __call__(self, batch: Images, seed: int, positions: np.ndarray) -> np.ndarray:
