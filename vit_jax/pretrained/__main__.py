@@ -100,7 +100,8 @@ def _model(args: argparse.Namespace, contents: Any) -> Any:
 
 def _inspect(args: argparse.Namespace) -> None:
   from vit_jax.pretrained import files  # noqa: PLC0415  (--help starts at once)
-  from vit_jax.pretrained.match import guess_family, text  # noqa: PLC0415
+  from vit_jax.pretrained.families import guess_family  # noqa: PLC0415
+  from vit_jax.pretrained.problems import text  # noqa: PLC0415
 
   contents = files.read(args.file)
   if args.model:
@@ -129,7 +130,8 @@ def _inspect(args: argparse.Namespace) -> None:
 def _fit(args: argparse.Namespace, contents: Any) -> None:
   """Prints what fits the model and what does not."""
   from vit_jax.pretrained.load import report  # noqa: PLC0415
-  from vit_jax.pretrained.match import match, problem, text  # noqa: PLC0415
+  from vit_jax.pretrained.match import match  # noqa: PLC0415
+  from vit_jax.pretrained.problems import problem, text  # noqa: PLC0415
 
   keeps = args.head == "keep"
   found = match(contents.arrays, _model(args, contents), keeps, args.file)

@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.pretrained import pickles, torch_files
+from vit_jax.pretrained.tensors import Tensor
 
 # Where training scripts put the state dict, the first first.
 _WRAPPERS = (
@@ -163,7 +164,7 @@ def _read_torch(path: Path) -> Contents:
   state, wrapper, left_out = _unwrap(file.tree, path)
   arrays, others = {}, []
   for name, x in state.items():
-    if isinstance(x, pickles.Tensor):
+    if isinstance(x, Tensor):
       arrays[str(name)] = file.array(x)
     else:
       others.append(f"{name} ({_kind(x)})")
@@ -175,7 +176,7 @@ def _kind(x: Any) -> str:
 
 
 def _has_tensors(x: Any) -> bool:
-  return isinstance(x, dict) and any(isinstance(v, pickles.Tensor) for v in x.values())
+  return isinstance(x, dict) and any(isinstance(v, Tensor) for v in x.values())
 
 
 def _unwrap(tree: Any, path: Path) -> tuple[dict, str, list[str]]:
@@ -198,7 +199,7 @@ def _unwrap(tree: Any, path: Path) -> tuple[dict, str, list[str]]:
 
 
 def _summary(tree: Any) -> str:
-  if isinstance(tree, pickles.Tensor):
+  if isinstance(tree, Tensor):
     return "a single tensor"
   return f"the keys {some(tree)}" if isinstance(tree, dict) and tree else f"a {_kind(tree)}"
 

@@ -16,7 +16,8 @@ from vit_jax.errors import UserError
 from vit_jax.models import catalogue, stacking
 from vit_jax.pretrained import files, resize, rules
 from vit_jax.pretrained.files import Contents, some
-from vit_jax.pretrained.match import OWN, Match, match, problem, text
+from vit_jax.pretrained.match import OWN, Match, match
+from vit_jax.pretrained.problems import problem, text
 
 Variables = dict[str, Any]
 Head = Literal["keep", "fresh", "drop"]

@@ -13,40 +13,21 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
-import ml_dtypes
-import numpy as np
-
 from vit_jax.errors import UserError
+from vit_jax.pretrained.tensors import (
+  DTYPES,
+  STORAGE_DTYPES,
+  Damaged,
+  Storage,
+  Tensor,
+  tensor,
+  whole,
+  wholes,
+)
 
 # Opcodes of the largest training checkpoints are some hundred thousand; this bounds the memory
 # that a small file can ask for.
 _MOST_OPCODES = 5_000_000
-
-_STORAGES = {
-  "Byte": np.uint8,
-  "Char": np.int8,
-  "Short": np.int16,
-  "Int": np.int32,
-  "Long": np.int64,
-  "Half": np.float16,
-  "BFloat16": ml_dtypes.bfloat16,
-  "Float": np.float32,
-  "Double": np.float64,
-  "Bool": np.bool_,
-  "ComplexFloat": np.complex64,
-  "ComplexDouble": np.complex128,
-}
-_STORAGE_DTYPES = {f"torch.{name}Storage": np.dtype(dtype) for name, dtype in _STORAGES.items()} | {
-  f"torch.storage.{name}": np.dtype(np.uint8) for name in ("UntypedStorage", "_UntypedStorage")
-}
-_DTYPES = {
-  f"torch.{name}": np.dtype(getattr(ml_dtypes, name, None) or name)
-  for name in (
-    *("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64", "complex64", "complex128", "bool"),
-    *("bfloat16", "float8_e4m3fn", "float8_e5m2"),
-  )
-}
 
 # Data that training scripts leave beside the tensors. Only the name is kept.
 _HARMLESS = frozenset(
@@ -72,49 +53,6 @@ class Opaque:
 
 
 @dataclasses.dataclass(frozen=True)
-class Storage:
-  """A piece of memory in the file.
-
-  Attributes:
-    key: that the file has for it.
-    dtype: of its elements, little endian.
-    numel: their number.
-    start: of a view of another storage, in elements.
-    length: of that view.
-  """
-
-  key: str
-  dtype: np.dtype
-  numel: int
-  start: int
-  length: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-  """A tensor that is not read yet; offset and strides are in elements of `dtype`."""
-
-  storage: Storage
-  dtype: np.dtype
-  offset: int
-  shape: tuple[int, ...]
-  strides: tuple[int, ...]
-
-  def read(self, data: bytes) -> np.ndarray:
-    """Returns the array, given the whole storage's bytes."""
-    if 0 in self.shape:
-      return np.zeros(self.shape, self.dtype)
-    step = self.storage.dtype.itemsize
-    begin = self.storage.start * step
-    flat = np.frombuffer(data, np.uint8)[begin : begin + self.storage.length * step]
-    flat = flat[: len(flat) // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
-    strides = tuple(s * self.dtype.itemsize for s in self.strides)
-    return np.lib.stride_tricks.as_strided(
-      flat[self.offset :], self.shape, strides, writeable=False
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class _Name:
   """A name that is known; what it stands for is never looked up."""
 
@@ -125,52 +63,12 @@ class _Mark:
   pass
 
 
-class Damaged(Exception):
-  """The file is not what it should be; the message says where."""
-
-
-def _whole(x: Any, what: str) -> int:
-  if type(x) is not int or not 0 <= x < 2**48:
-    raise Damaged(f"a tensor's {what} is {str(x)[:40] if type(x) is int else type(x).__name__}")
-  return x
-
-
-def _wholes(x: Any, what: str) -> tuple[int, ...]:
-  if not isinstance(x, tuple | list) or len(x) > 32:
-    raise Damaged(f"a tensor's {what} is no short tuple")
-  return tuple(_whole(v, what) for v in x)
-
-
-def _tensor(
-  storage: Any, offset: Any, shape: Any, strides: Any, dtype: np.dtype | None = None
-) -> Tensor:
-  """Checks that the tensor lies inside its storage."""
-  if not isinstance(storage, Storage):
-    raise Damaged("a tensor has no storage")
-  dtype = storage.dtype if dtype is None else dtype
-  offset, shape = _whole(offset, "offset"), _wholes(shape, "shape")
-  strides = _wholes(strides, "stride")
-  if len(shape) != len(strides):
-    raise Damaged(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
-  room = storage.length * storage.dtype.itemsize // dtype.itemsize
-  count = 1
-  for size in shape:
-    count *= size
-  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  if count and (last >= room or count > room):
-    raise Damaged(
-      f"a tensor of shape {shape} with strides {strides} at {offset} is larger than its storage "
-      f"of {room} elements"
-    )
-  return Tensor(storage, dtype, offset, shape, strides)
-
-
 def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
   # requires_grad, hooks, dtype
-  dtype = _DTYPES.get(rest[2].name) if len(rest) > 2 and isinstance(rest[2], _Name) else None
+  dtype = DTYPES.get(rest[2].name) if len(rest) > 2 and isinstance(rest[2], _Name) else None
   if dtype is None:
     raise Damaged("a tensor has an unknown dtype")
-  return _tensor(storage, offset, shape, strides, dtype)
+  return tensor(storage, offset, shape, strides, dtype)
 
 
 def _parameter(data: Any, *_: Any) -> Tensor:
@@ -194,12 +92,12 @@ def _ordered(pairs: Any = ()) -> dict:
 
 
 def _size(x: Any = ()) -> tuple:
-  return _wholes(x, "shape")
+  return wholes(x, "shape")
 
 
 _TENSORS: dict[str, Callable[..., Any]] = {
-  "torch._utils._rebuild_tensor": _tensor,
-  "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *_: _tensor(
+  "torch._utils._rebuild_tensor": tensor,
+  "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *_: tensor(
     storage, offset, shape, strides
   ),
   "torch._utils._rebuild_tensor_v3": _tensor_v3,
@@ -212,7 +110,7 @@ _CALLS = _TENSORS | {
   "torch.Size": _size,
 }
 _KNOWN = frozenset(
-  [*_CALLS, *_STORAGE_DTYPES, *_DTYPES, *_HARMLESS]
+  [*_CALLS, *STORAGE_DTYPES, *DTYPES, *_HARMLESS]
   + ["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter"]
 )
 
@@ -424,9 +322,9 @@ class _Machine:
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
       raise Damaged("the pickle refers to what is no storage")
     kind, key, _, numel = pid[1:5]
-    if not isinstance(kind, _Name) or kind.name not in _STORAGE_DTYPES:
+    if not isinstance(kind, _Name) or kind.name not in STORAGE_DTYPES:
       raise Damaged("the pickle refers to a storage of an unknown kind")
-    numel = _whole(numel, "number of elements")
+    numel = whole(numel, "number of elements")
     start, length = 0, numel
     if len(pid) == 6 and pid[5] is not None:  # before PyTorch 1.6: a view of another storage
       _, start, length = _view(pid[5])
@@ -434,7 +332,7 @@ class _Machine:
         raise Damaged("a view of a storage is larger than the storage")
     if not isinstance(key, str | int):
       raise Damaged("a storage's name is no name")
-    storage = Storage(str(key), _STORAGE_DTYPES[kind.name], numel, start, length)
+    storage = Storage(str(key), STORAGE_DTYPES[kind.name], numel, start, length)
     self.storages[storage.key] = storage
     self.stack.append(storage)
 
@@ -442,7 +340,7 @@ class _Machine:
 def _view(x: Any) -> tuple[Any, int, int]:
   if not isinstance(x, tuple) or len(x) != 3:
     raise Damaged("a view of a storage is no triple")
-  return x[0], _whole(x[1], "offset"), _whole(x[2], "size")
+  return x[0], whole(x[1], "offset"), whole(x[2], "size")
 
 
 def read(stream: IO[bytes], where: str) -> tuple[Any, dict[str, Storage]]:

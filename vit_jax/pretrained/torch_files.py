@@ -13,7 +13,7 @@ import numpy as np
 
 from vit_jax.errors import UserError
 from vit_jax.pretrained import pickles
-from vit_jax.pretrained.pickles import Damaged, Storage, Tensor
+from vit_jax.pretrained.tensors import Damaged, Storage, Tensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -32,7 +32,7 @@ class TorchFile:
   """The contents of one file; tensors are read when they are asked for.
 
   Attributes:
-    tree: what was saved: of dict, list, tuple, numbers, str, pickles.Tensor and pickles.Opaque.
+    tree: what was saved: of dict, list, tuple, numbers, str, tensors.Tensor and pickles.Opaque.
   """
 
   def __init__(self, path: Path) -> None:
