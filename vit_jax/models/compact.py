@@ -23,6 +23,7 @@ from vit_jax.models.layers import (
   check_images,
   check_patches,
   head,
+  torch_bias,
 )
 from vit_jax.models.output import Output
 from vit_jax.models.pooling import SeqPool
@@ -161,11 +162,7 @@ class CompactTransformer(nn.Module):
       return ConvTokenizer(
         self.width, self.conv_kernel, self.conv_layers, self.dtype, name="tokenizer"
       )(images)
-    bound = (self.patch_size**2 * images.shape[-1]) ** -0.5
-
-    def bias_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-      return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
+    bias_init = torch_bias(self.patch_size**2 * images.shape[-1])
     return PatchEmbedding(
       self.width, self.patch_size, self.dtype, KAIMING, bias_init, name="embedding"
     )(images)
