@@ -3,7 +3,7 @@
   python -m vit_jax.main --config configs/zoo_cifar10.py --workdir results/zoo [--rung CCT]
   python benchmarks/zoo_table.py results/zoo
 
-Every model gets the same training FLOPs (1.5e12, or `--config configs/zoo_cifar10.py:6e12`), so a
+Every model gets the same training FLOPs (4e12, or `--config configs/zoo_cifar10.py:1e13`), so a
 model that is cheaper for an image sees more of them; data, batch size, optimiser and schedule are
 the same for all. A few minutes a model on two CPU cores. With an accelerator, use a hundred times
 the budget.
@@ -40,7 +40,7 @@ def _steps(model: dict, budget: float) -> int:
   return round(budget / (3 * flops.model_flops(module, 32) * BATCH_SIZE))
 
 
-def get_config(budget: str = "1.5e12") -> ConfigDict:
+def get_config(budget: str = "4e12") -> ConfigDict:
   def rung(model: dict) -> dict:
     steps = _steps(model, float(budget))
     return dict(model=model, total_steps=steps, schedule=dict(name="cosine", warmup=steps // 10))
