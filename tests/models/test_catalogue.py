@@ -1,6 +1,7 @@
 """Names, counts and overrides."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,13 @@ def test_small_and_large_letters_are_different_models():
     ("b/16", "did you mean ViT-B/16"),
     ("ViT-TI/13", "did you mean ViT-Ti/13"),
     ("ViT-B/0", "did you mean ViT-B/"),
-    ("resnext", "`python -m vit_jax.models` lists the names"),
+    ("B/16", "did you mean ViT-B/16 or DeiT-B/16"),
+    ("DeiT-B", "did you mean DeiT-B/16 or "),
+    ("Mixer-B", "did you mean Mixer-B/32 or Mixer-B/16"),
+    ("Swin-Tiny", "did you mean Swin-T or "),
+    ("T2T-ViT-t-14", "did you mean T2T-ViT_t-14 (case matters)?"),
+    ("CCT-5/3x1", "did you mean CCT-"),
+    ("nonsense", "`python -m vit_jax.models` lists the names"),
   ],
 )
 def test_unknown_names_say_the_nearest(name, hint):
@@ -91,6 +98,34 @@ def test_unknown_names_say_the_nearest(name, hint):
     models.create(name, num_classes=2, image_size=32)
   assert str(e.value).startswith(f"unknown model '{name}': ")
   assert hint in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ("theirs", "ours"),
+  [
+    ("vit_base_patch16_224", "ViT-B/16"),
+    ("vit_small_patch32_384.augreg_in21k_ft_in1k", "ViT-S/32"),
+    ("vit_tiny_patch16_224_in21k", "ViT-Ti/16"),
+    ("vit_giant_patch14_224", "ViT-g/14"),
+    ("vit_gigantic_patch14_224", "ViT-G/14"),
+    ("deit_tiny_distilled_patch16_224", "DeiT-Ti/16-distilled"),
+    ("mixer_b16_224", "Mixer-B/16"),
+    ("resnet50", "ResNet-50"),
+    ("resnetv2_50x1_bitm", "BiT-R50x1"),
+    ("cait_xxs24_224", "CaiT-XXS24"),
+    ("swin_large_patch4_window7_224", "Swin-L"),
+    ("swin_large_patch4_window12_384", "Swin-L-w12"),
+    ("cct_7_3x1_32_c100", "CCT-7/3x1"),
+    ("cvt_7_4_32", "CVT-7/4"),
+    ("vit_lite_6_4_32", "ViT-Lite-6/4"),
+    ("t2t_vit_14", "T2T-ViT-14"),
+    ("t2t_vit_t_14", "T2T-ViT_t-14"),
+  ],
+)
+def test_names_of_other_projects_find_ours(theirs, ours):
+  with pytest.raises(UserError, match=f"did you mean {re.escape(ours)} ") as e:
+    models.create(theirs, num_classes=2, image_size=224)
+  assert " or " not in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +187,8 @@ def test_command_lists_models(capsys):
 
 def test_command_refuses_in_one_line(capsys):
   assert main(["ViT-B/"]) == 0  # part of several names
-  capsys.readouterr()
+  assert main(["swin-b"]) == 0  # in another case, as no name has it in this one
+  assert "Swin-B-w12" in capsys.readouterr().out
   assert main(["vit-q"]) == 2
   assert capsys.readouterr().err.startswith("error: unknown model 'vit-q'")
   assert main(["--num-classes", "0"]) == 2

@@ -24,7 +24,8 @@ def _count(name: str, num_classes: int, image_size: int) -> tuple[int, int]:
   images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
   variables = jax.eval_shape(module.init, jax.random.key(0), images)
   parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
-  return parameters, flops.model_flops(module, image_size)
+  # As `flops.model_flops`, without tracing the initialisation a second time.
+  return parameters, flops.forward_flops(module.apply, variables, images)
 
 
 def make_table(names: Sequence[str], num_classes: int | None, image_size: int | None) -> Table:
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   try:
     names = [name for name in catalogue.names() if args.text in name]
+    names = names or [name for name in catalogue.names() if args.text.lower() in name.lower()]
     names = names or [catalogue.find(args.text).name]
     for key in ("image_size", "num_classes"):
       if getattr(args, key) is not None and getattr(args, key) < 1:

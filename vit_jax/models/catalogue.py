@@ -45,18 +45,44 @@ def names() -> list[str]:
   return [name for family in FAMILIES for name in family.names]
 
 
+# How timm and the papers' own projects write names, and what ours would be.
+_SPELLINGS = (
+  (r"\..*", ""),  # a tag: .augreg_in21k
+  (r"_(32|224|240|256|288|320|336|384|448|512)(_.*)?$", ""),  # the resolution, and what is after it
+  (r"^resnetv2_(.*)_bit\w*", r"BiT-R\1"),
+  (r"^vit_", "ViT-"),
+  (r"_patch4_window7$", ""),
+  (r"_patch4_window", "-w"),
+  (r"(_distilled)?_patch(\d+)", r"/\2\1"),
+  *((f"(?i){size}", short) for size, short in (("tiny", "Ti"), ("small", "S"), ("base", "B"))),
+  *((f"(?i){size}", short) for size, short in (("large", "L"), ("huge", "H"), ("gigantic", "G"))),
+  (r"(?i)giant", "g"),
+)
+
+
 def _near(name: str) -> list[str]:
   """Returns known names like this one, with its own patch size if it has one."""
+  for theirs, ours in _SPELLINGS:
+    name = re.sub(theirs, ours, name)
   known = names()
   patch = re.search(r"/[1-9]\d*$", name)
   if patch:
     known += [re.sub(r"/\d+$", patch[0], k) for k in known]
-  known = list(dict.fromkeys(known))
+  if name in known:
+    return [name]
   # Case matters (ViT-s and ViT-S are two models), so a name in a wrong case may fit several.
-  same = [k for k in known if k.lower() == name.lower()]
-  return (
-    same or difflib.get_close_matches(name, known) or difflib.get_close_matches(name.upper(), known)
-  )
+  alike: dict[str, list[str]] = {}
+  for k in dict.fromkeys(known):
+    alike.setdefault(_letters(k), []).append(k)
+  letters = _letters(name)
+  return alike.get(letters) or [
+    k for near in difflib.get_close_matches(letters, alike) for k in alike[near]
+  ]
+
+
+def _letters(name: str) -> str:
+  """Returns what is left of a name without its case and its punctuation."""
+  return re.sub(r"[\W_]", "", name).lower()
 
 
 def _unknown(name: str) -> UserError:
