@@ -16,13 +16,18 @@ from vit_jax.errors import UserError, unknown
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
+def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
+  """Returns float32 [B, K] for integers [B]; an index outside [0, K) gives NaN: it is no class."""
+  known = (labels >= 0) & (labels < num_classes)
+  vectors = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+  return jnp.where(known[..., None], vectors, jnp.nan)
+
+
 def _targets(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
-  """Returns float32 targets [B, K]; an index outside [0, K) gives NaN, for it is no class."""
+  """Returns float32 targets [B, K]."""
   num_classes = logits.shape[-1]
   if labels.ndim == logits.ndim - 1 and jnp.issubdtype(labels.dtype, jnp.integer):
-    known = (labels >= 0) & (labels < num_classes)
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    targets = jnp.where(known[..., None], one_hot, jnp.nan)
+    targets = one_hot(labels, num_classes)
   elif labels.shape == logits.shape:
     targets = labels.astype(jnp.float32)
   else:
