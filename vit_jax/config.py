@@ -16,6 +16,7 @@ from ml_collections.config_dict import placeholder
 
 from vit_jax import models, optim
 from vit_jax.errors import UserError
+from vit_jax.optim import schedules
 
 # Entries below these keys are named by the user; what one may contain is checked by its reader.
 OPEN_KEYS = ("evaluators", "ladder")
@@ -39,6 +40,7 @@ NEUTRAL = {
   "init_interpolation": "bicubic",
   "optimizer.layer_decay": 1.0,
   "optimizer.lr_multipliers": [],
+  **{f"schedule.{key}": value for key, value in schedules.ADDED.items()},
 }
 
 
@@ -55,7 +57,7 @@ def default() -> ml_collections.ConfigDict:
       # Length of the decay to 0 that ends a branch (or, without branches, the run): a share of
       # its steps when below 1, else a number of steps; 0 is none.
       cooldown=0.0,
-      cooldown_shape="linear",  # or "1-sqrt"
+      cooldown_shape="linear",  # or "1-sqrt", "cosine"
       # Where the weights come from: a file (.npz, .safetensors, .pth, .bin), or a run directory,
       # the parameters and statistics of its last checkpoint. Unset: the seed; "": yet to be given.
       init_from=placeholder(str),
@@ -90,13 +92,8 @@ def default() -> ml_collections.ConfigDict:
         learning_rate=1e-3,  # peak
         **optim.DEFAULTS,  # name, moments, weight_decay, clip_norm: vit_jax/optim/factory.py
       ),
-      schedule=dict(
-        name="rsqrt",  # "rsqrt", "constant", "linear", "cosine"
-        warmup=0,  # steps, linear from 0
-        timescale=10_000,  # steps, rsqrt only
-        shift=0,  # steps, rsqrt only
-        end=0.0,  # last learning rate as a share of the peak, linear and cosine only
-      ),
+      # name, warmup, …; every key: vit_jax/optim/schedules/factory.py.
+      schedule=dict(schedules.DEFAULTS),
       mesh=dict(
         data=-1,  # devices along the batch; -1: all that are left
         fsdp=1,  # devices over which parameters and optimiser state are sharded as well

@@ -16,7 +16,6 @@ from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import pipeline, sources
 from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
-from vit_jax.errors import UserError
 from vit_jax.optim import schedules
 from vit_jax.progress import gib, print_once, si
 
@@ -166,12 +165,8 @@ class Job:
 def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
   """Returns the trunk's learning rate as a function of the step."""
   return schedules.make(
-    config.schedule.name,
+    **config.schedule,
     learning_rate=config.optimizer.learning_rate,
-    warmup=config.schedule.warmup,
-    timescale=config.schedule.timescale,
-    shift=config.schedule.shift,
-    end=config.schedule.end,
     total_steps=config.total_steps,
   )
 
@@ -192,11 +187,8 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   initial.check(config)
   make_schedule(config)
   schedules.check_cooldown(config.cooldown_shape)
-  if plan.branches and not schedules.is_horizon_free(config.schedule.name):
-    raise UserError(
-      f"config.schedule.name='{config.schedule.name}' decays towards its own end, so "
-      "it cannot be the trunk of config.branches: use rsqrt or constant"
-    )
+  if plan.branches:
+    schedules.check_trunk(config.schedule.name)
   mesh = parallel.make_mesh(**config.mesh)
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
 
