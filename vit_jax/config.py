@@ -35,9 +35,15 @@ FREE_KEYS = (
 
 # Keys that came later, with the value at which they do nothing: as if they were not set.
 NEUTRAL = {
+  "data.repeats": 1,
   "freeze": [],
   "init_head": "keep",
   "init_interpolation": "bicubic",
+  "mixing.cutmix": 0.0,
+  "mixing.kind": "timm",
+  "mixing.mixup": 0.0,
+  "mixing.prob": 1.0,
+  "mixing.switch": 0.5,
   "optimizer.layer_decay": 1.0,
   "optimizer.lr_multipliers": [],
   **{f"schedule.{key}": value for key, value in schedules.ADDED.items()},
@@ -81,8 +87,18 @@ def default() -> ml_collections.ConfigDict:
         # Preprocessing of one image, `op(args)|op(args)`; see vit_jax/data/transforms.py.
         train="random_crop(16, pad=2)|value_range(-1, 1)",
         eval="value_range(-1, 1)",
+        repeats=1,  # how many times a batch has each of its images: vit_jax/data/order.py
         num_threads=2,  # that read and transform images
         cache=placeholder(bool),  # decode once into memory; unset: when the set is small
+      ),
+      # Of the images of a batch, on the device; see vit_jax/data/mixing.py.
+      mixing=dict(
+        mixup=0.0,  # alpha of mixup's Beta distribution, 0 for none
+        cutmix=0.0,  # alpha of CutMix's
+        switch=0.5,  # probability of CutMix where both are set
+        prob=1.0,  # probability that a batch is mixed at all
+        until=placeholder(int),  # step from which on none is; unset: never
+        kind="timm",  # whose conventions: "timm" or "big_vision"
       ),
       loss=dict(
         name="softmax_xent",  # or "sigmoid_xent"
@@ -176,6 +192,7 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
     "seed": 0,
     "data.image_size": 1,
     "data.num_threads": 0,
+    "data.repeats": 1,
   }
   flat = dict(flatten(config.to_dict()))
   for key, low in least.items():

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from vit_jax import branches, evaluators, flops, initial, losses, models, optim, parallel, step
 from vit_jax import config as config_lib
 from vit_jax import state as state_lib
-from vit_jax.data import pipeline, sources
+from vit_jax.data import mixing, pipeline, sources
 from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
 from vit_jax.optim import schedules
 from vit_jax.progress import gib, print_once, si
@@ -92,6 +92,7 @@ class Job:
       start_step=start_step,
       num_threads=data.num_threads,
       cache=data.cache,
+      repeats=data.repeats,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
     )
@@ -99,6 +100,12 @@ class Job:
   def batches(self, start_step: int) -> Iterator[dict[str, jax.Array]]:
     """Yields global training batches on the devices, from a step on."""
     return parallel.to_devices(self._local_batches(start_step), self.mesh)
+
+  @property
+  def _mix(self) -> Callable[..., step.Batch] | None:
+    """What mixes a batch before its gradient is taken."""
+    options = mixing.Mixing(**self.config.mixing)
+    return mixing.make(options, self.source.info.num_classes) if options else None
 
   @cached_property
   def train_step(self) -> Any:
@@ -110,6 +117,7 @@ class Job:
       make_schedule(self.config),
       self.config.cooldown_shape,
       self.config.seed,
+      self._mix,
     )
     shardings = jax.tree.map(lambda x: x.sharding, self.target)
     jitted = jax.jit(
@@ -185,6 +193,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   """
   plan = branches.plan(config.branches, config.cooldown, config.total_steps)
   initial.check(config)
+  mixing.Mixing(**config.mixing)
   make_schedule(config)
   schedules.check_cooldown(config.cooldown_shape)
   if plan.branches:

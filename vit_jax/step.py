@@ -18,6 +18,9 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
+# The stream of random numbers for batches: no micro-batch, whose streams count up, comes so far.
+_PREPARATION = 2**31 - 1
+
 
 def make_loss(model: nn.Module, loss_fn: LossFn, frozen: Any = None) -> Callable:
   """Returns `f(params, batch_stats, batch, key) -> (mean loss, new batch_stats)` for training.
@@ -108,7 +111,8 @@ def make_train_step(
   schedule: Callable[[jax.Array], jax.Array],
   cooldown_shape: str,
   seed: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  prepare: Callable[..., Batch] | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """Returns the pure step `(state, batch) -> (state, metrics)`; the caller jits and donates.
 
   Args:
@@ -117,13 +121,17 @@ def make_train_step(
     schedule: step -> learning rate of the trunk; the state's cooldown window multiplies it.
     cooldown_shape: "linear" or "1-sqrt".
     seed: dropout is a function of (seed, step).
+    prepare: (batch, key, step, *more) -> the batch whose gradient is taken, such as a mixed one;
+      `more` is what the step is called with after the batch.
 
   The metrics are float32 scalars: the mean loss before the update, the global norm of the
   gradient, and the learning rate.
   """
 
-  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def train_step(state: TrainState, batch: Batch, *more: Any) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if prepare is not None:
+      batch = prepare(batch, jax.random.fold_in(key, _PREPARATION), state.step, *more)
     loss, batch_stats, grads = gradient(state.params, state.batch_stats, batch, key)
     lr = schedule(state.step) * schedules.cooldown(
       state.step, state.cooldown_start, state.cooldown_end, cooldown_shape
