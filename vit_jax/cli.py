@@ -27,6 +27,22 @@ def load_rungs(path: str, overrides: Sequence[str] = ()) -> dict[str, ml_collect
   return config_lib.rungs(config, [k for k in keys if not k.startswith("ladder.")])
 
 
+def pick_rung(
+  rungs: Mapping[str, ml_collections.ConfigDict], name: str | None
+) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the rung that --rung names, all of them without it.
+
+  Raises:
+    UserError: there is no such rung.
+  """
+  if name is None:
+    return dict(rungs)
+  if name not in rungs:
+    known = ", ".join(filter(None, rungs)) or "none: the config has no ladder"
+    raise UserError(f"--rung {name}: the rungs are {known}")
+  return {name: rungs[name]}
+
+
 def load_config(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
   """Reads a config file and applies command-line overrides.
 

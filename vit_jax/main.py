@@ -65,12 +65,7 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
   args, overrides = parser().parse_known_args(argv)
   logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-  rungs = cli.load_rungs(args.config, overrides)
-  if args.rung is not None:
-    if args.rung not in rungs:
-      known = ", ".join(filter(None, rungs)) or "none: the config has no ladder"
-      raise UserError(f"--rung {args.rung}: the rungs are {known}")
-    rungs = {args.rung: rungs[args.rung]}
+  rungs = cli.pick_rung(cli.load_rungs(args.config, overrides), args.rung)
   root = args.workdir.resolve().name
   runs = {
     name: (rung, args.workdir / name, branches.plan(rung.branches, rung.cooldown, rung.total_steps))
