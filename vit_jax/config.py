@@ -36,6 +36,9 @@ FREE_KEYS = (
 # Keys that came later, with the value at which they do nothing: as if they were not set.
 NEUTRAL = {
   "data.repeats": 1,
+  "distill.alpha": 0.5,
+  "distill.kind": "hard",
+  "distill.temperature": 1.0,
   "freeze": [],
   "init_head": "keep",
   "init_interpolation": "bicubic",
@@ -103,6 +106,17 @@ def default() -> ml_collections.ConfigDict:
       loss=dict(
         name="softmax_xent",  # or "sigmoid_xent"
         label_smoothing=0.0,
+      ),
+      # Learning from a teacher; see vit_jax/distillation.py.
+      distill=dict(
+        teacher=placeholder(str),  # a weights file or a run directory; unset: none
+        # Which model it is, for a file; for a run, what is to differ from its config.
+        model=dict(
+          name=placeholder(str), **{k: placeholder(v) for k, v in models.config_keys().items()}
+        ),
+        kind="hard",  # the teacher's decision, or "soft": its probabilities
+        alpha=0.5,  # weight of the teacher's term; 1 - alpha is that of the labels'
+        temperature=1.0,  # of the probabilities, soft only
       ),
       optimizer=dict(
         learning_rate=1e-3,  # peak

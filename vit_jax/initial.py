@@ -54,13 +54,27 @@ def check(config: ml_collections.ConfigDict) -> None:
       "this config starts from pre-trained weights: give --config.init_from=FILE (.npz, "
       ".safetensors, .pth, .bin) or a run directory"
     )
-  path = Path(config.init_from).expanduser()
-  if not path.exists():
-    raise UserError(
-      f"config.init_from: {path} is not there; it must be a weights file or a run directory"
-    )
-  if path.is_dir():
-    _last_step(path)
+  check_path("config.init_from", config.init_from)
+
+
+def check_path(key: str, path: str) -> None:
+  """Checks that there are weights at a path.
+
+  Args:
+    key: the config key that messages name.
+    path: of a file, or a run directory.
+
+  Raises:
+    UserError: there is nothing, or a directory without a checkpoint.
+  """
+  source = Path(path).expanduser()
+  if not source.exists():
+    raise UserError(f"{key}: {source} is not there; it must be a weights file or a run directory")
+  if source.is_dir():
+    try:
+      _last_step(source)
+    except UserError as e:
+      raise UserError(f"{key}: {e}") from e
 
 
 def read(
@@ -80,14 +94,31 @@ def read(
   Raises:
     UserError: the file or checkpoint cannot be read, or its arrays do not fit the model.
   """
-  path = Path(config.init_from).expanduser()
-  options = dict(head=config.init_head, interpolation=config.init_interpolation, key=key, log=log)
-  if path.is_dir():
-    contents, where = _read_run(path)
+  options = dict(head=config.init_head, interpolation=config.init_interpolation, key=key)
+  return read_weights(config.init_from, model, log, **options)
+
+
+def read_weights(
+  path: str, model: nn.Module, log: Callable[[str], None], **options: Any
+) -> Initial:
+  """Reads the weights of a file or a run.
+
+  Args:
+    path: of the file or the run directory, whose last checkpoint is read.
+    model: that they are for.
+    log: is told what becomes of each tensor.
+    **options: head, interpolation and key, see `pretrained.load`.
+
+  Raises:
+    UserError: the file or checkpoint cannot be read, or its arrays do not fit the model.
+  """
+  source, options = Path(path).expanduser(), options | {"log": log}
+  if source.is_dir():
+    contents, where = _read_run(source)
     variables, sha256 = load_contents(contents, model, where, **options), _digest(contents.arrays)
   else:
-    variables = pretrained.load(path, model, **options)
-    with path.open("rb") as f:
+    variables = pretrained.load(source, model, **options)
+    with source.open("rb") as f:
       sha256 = hashlib.file_digest(f, "sha256").hexdigest()
   return Initial(variables, sha256)
 
@@ -115,7 +146,7 @@ def _last_step(directory: Path) -> int:
   if found is None:
     runs = sorted(str(p.parent) for p in directory.glob(f"*/{DIRECTORY}"))
     hint = f"give one of its runs, such as {runs[0]}" if runs else "give a run directory or a file"
-    raise UserError(f"config.init_from: {directory} holds no checkpoint: {hint}")
+    raise UserError(f"{directory} holds no checkpoint: {hint}")
   return found
 
 

@@ -11,7 +11,18 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import branches, evaluators, flops, initial, losses, models, optim, parallel, step
+from vit_jax import (
+  branches,
+  distillation,
+  evaluators,
+  flops,
+  initial,
+  losses,
+  models,
+  optim,
+  parallel,
+  step,
+)
 from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import mixing, pipeline, sources
@@ -37,6 +48,7 @@ class Job:
   tx: Any
   frozen: Any  # tree of bools like the parameters: which are not trained
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
+  teacher_model: nn.Module | None
   evaluators: dict[str, evaluators.Evaluator]
 
   @cached_property
@@ -101,23 +113,40 @@ class Job:
     """Yields global training batches on the devices, from a step on."""
     return parallel.to_devices(self._local_batches(start_step), self.mesh)
 
-  @property
-  def _mix(self) -> Callable[..., step.Batch] | None:
-    """What mixes a batch before its gradient is taken."""
+  @cached_property
+  def teacher(self) -> distillation.Teacher | None:
+    """The model that this one learns from, read from where the config says.
+
+    Raises:
+      UserError: its weights cannot be read, or do not fit.
+    """
+    if self.teacher_model is None:
+      return None
+    return distillation.read(self.config.distill, self.teacher_model, print_once)
+
+  def _prepare(self, batch: step.Batch, key: jax.Array, at: jax.Array, *more: Any) -> step.Batch:
+    """Mixes a batch and asks the teacher, whose variables are `more`, before its gradient."""
     options = mixing.Mixing(**self.config.mixing)
-    return mixing.make(options, self.source.info.num_classes) if options else None
+    if options:
+      batch = mixing.make(options, self.source.info.num_classes)(batch, key, at)
+    if self.teacher_model is not None:
+      ask = distillation.asking(self.teacher_model, self.mesh, self.config.accumulate)
+      batch = ask(batch, *more)
+    return batch
 
   @cached_property
   def train_step(self) -> Any:
     """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs."""
-    loss = step.make_loss(self.model, self.loss_fn, self.frozen)
+    teacher = () if self.teacher is None else (self.teacher.place(self.mesh),)
+    objective = distillation.objective(self.config.distill, self.loss_fn) if teacher else None
+    loss = step.make_loss(self.model, self.loss_fn, self.frozen, objective)
     fn = step.make_train_step(
       step.make_gradient(loss, self.mesh, self.config.accumulate, self.frozen),
       self.tx,
       make_schedule(self.config),
       self.config.cooldown_shape,
       self.config.seed,
-      self._mix,
+      self._prepare,
     )
     shardings = jax.tree.map(lambda x: x.sharding, self.target)
     jitted = jax.jit(
@@ -132,7 +161,7 @@ class Job:
       for k, v in batch.items()
     }
     print_once(self._describe())
-    compiled = jitted.lower(self.target, shapes).compile()
+    compiled = jitted.lower(self.target, shapes, *teacher).compile()
     memory = compiled.memory_analysis()
     if memory is not None:
       peak = (
@@ -142,7 +171,7 @@ class Job:
         + memory.temp_size_in_bytes
       )
       print_once(f"  compiled: {gib(peak)} per device in a step")
-    return compiled
+    return (lambda state, batch: compiled(state, batch, *teacher)) if teacher else compiled
 
   def _frozen_share(self) -> str:
     trained = optim.frozen.hide(self.frozen, self.target.params)
@@ -218,6 +247,12 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
     jax.random.key(0),
   )["params"]
   frozen = optim.frozen.mask(config.freeze, params, getattr(model, "frozen", ()))
+  distillation.check(config.distill)
+  teacher_model = None
+  if config.distill.teacher is not None:
+    teacher_model = distillation.create_model(
+      config.distill, num_classes=source.info.num_classes, image_size=config.data.image_size
+    )
   loss_fn = losses.make(
     config.loss.name,
     num_classes=source.info.num_classes,
@@ -240,6 +275,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
     channels=channels,
     model=model,
     loss_fn=loss_fn,
+    teacher_model=teacher_model,
     tx=optim.make(
       config.optimizer, params, stacked=STACKED if config.model.scan else None, frozen=frozen
     ),

@@ -73,6 +73,21 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P(("data", "fsdp")))
 
 
+def cut(x: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+  """Cuts [B, ...] into [parts, B / parts, ...]; part j has the examples j, j + parts, ….
+
+  Each part is thus spread over all devices as the batch is.
+  """
+  x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, ("data", "fsdp"))))
+
+
+def join(x: jax.Array, mesh: Mesh) -> jax.Array:
+  """Undoes `cut`."""
+  x = x.swapaxes(0, 1)
+  return jax.lax.with_sharding_constraint(x.reshape(-1, *x.shape[2:]), batch_sharding(mesh))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """Every device holds the whole array."""
   return NamedSharding(mesh, P())

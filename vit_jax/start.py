@@ -35,13 +35,16 @@ class Start:
 
 
 def check(job: Job, workdir: Path) -> None:
-  """Reads the initial weights of a run that still needs them, so that mistakes show early.
+  """Reads what weights a new run still needs, initial and teacher's: mistakes show early.
 
   Raises:
-    UserError: they do not fit; see `initial.read`.
+    UserError: they do not fit; see `initial.read` and `distillation.read`.
   """
-  if job.config.init_from is not None and not any((workdir / DIRECTORY).glob("[0-9]*")):
+  if any((workdir / DIRECTORY).glob("[0-9]*")):
+    return
+  if job.config.init_from is not None:
     _read_initial(job, quiet=True)
+  job.teacher  # noqa: B018 - is read and kept
 
 
 def find(job: Job, checkpoints: Checkpoints, window: Window, trunk: Path | None) -> Start:
@@ -109,6 +112,7 @@ def _restore(job: Job, checkpoints: Checkpoints, step: int, window: Window) -> S
   for what, was, now in (
     ("under another config", meta["config_hash"], job.config_hash),
     ("from other images", meta["data_sha256"], job.fingerprint.sha256),
+    ("with another teacher", meta.get("teacher_sha256"), job.teacher and job.teacher.sha256),
   ):
     if was != now:
       raise UserError(

@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
+from vit_jax import parallel
+from vit_jax.models.output import Output
 from vit_jax.optim import frozen as frozen_lib
 from vit_jax.optim import schedules
 from vit_jax.state import TrainState, as_variables
@@ -22,7 +23,12 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 _PREPARATION = 2**31 - 1
 
 
-def make_loss(model: nn.Module, loss_fn: LossFn, frozen: Any = None) -> Callable:
+def make_loss(
+  model: nn.Module,
+  loss_fn: LossFn,
+  frozen: Any = None,
+  objective: Callable[[Output, Batch], jax.Array] | None = None,
+) -> Callable:
   """Returns `f(params, batch_stats, batch, key) -> (mean loss, new batch_stats)` for training.
 
   A distillation head without a teacher learns from the labels too: the mean of both heads' losses.
@@ -31,7 +37,14 @@ def make_loss(model: nn.Module, loss_fn: LossFn, frozen: Any = None) -> Callable
     model: called with `train=True`.
     loss_fn: (logits [B, K], labels) -> float32 [B].
     frozen: tree of bools like the parameters; BatchNorm that is frozen keeps its statistics.
+    objective: the mean loss of the model's output for a batch, where it is not that of `loss_fn`.
   """
+
+  def labelled(out: Output, batch: Batch) -> jax.Array:
+    value = loss_fn(out.logits, batch["label"]).mean()
+    if out.distilled_logits is not None:
+      value = (value + loss_fn(out.distilled_logits, batch["label"]).mean()) / 2
+    return value
 
   def loss(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
     with frozen_lib.hold_statistics(frozen):
@@ -42,10 +55,7 @@ def make_loss(model: nn.Module, loss_fn: LossFn, frozen: Any = None) -> Callable
         rngs={"dropout": key},
         mutable=["batch_stats"],
       )
-    value = loss_fn(out.logits, batch["label"]).mean()
-    if out.distilled_logits is not None:
-      value = (value + loss_fn(out.distilled_logits, batch["label"]).mean()) / 2
-    return value, changed.get("batch_stats", {})
+    return (objective or labelled)(out, batch), changed.get("batch_stats", {})
 
   return loss
 
@@ -83,13 +93,7 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int, frozen: Any = Non
 
     return plain
 
-  split = NamedSharding(mesh, P(None, ("data", "fsdp")))
-
   def accumulated(params: Any, batch_stats: Any, batch: Batch, key: jax.Array) -> tuple:
-    def cut(x: jax.Array) -> jax.Array:
-      x = x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1)
-      return jax.lax.with_sharding_constraint(x, split)
-
     def body(carry: tuple, micro: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
       total, stats, grads = carry
       index, part = micro
@@ -97,8 +101,9 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int, frozen: Any = Non
       return (total + value, stats, jax.tree.map(jnp.add, grads, g)), None
 
     zeros = jax.tree.map(jnp.zeros_like, trained(params))
+    parts = jax.tree.map(lambda x: parallel.cut(x, accumulate, mesh), batch)
     (total, stats, grads), _ = jax.lax.scan(
-      body, (jnp.float32(0), batch_stats, zeros), (jnp.arange(accumulate), jax.tree.map(cut, batch))
+      body, (jnp.float32(0), batch_stats, zeros), (jnp.arange(accumulate), parts)
     )
     return total / accumulate, stats, jax.tree.map(lambda g: g / accumulate, grads)
 

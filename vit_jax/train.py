@@ -168,6 +168,8 @@ def _train_segment(
     origin = {"data_sha256": job.fingerprint.sha256}
     if begin.init_sha256 is not None:
       origin["init_sha256"] = begin.init_sha256
+    if job.teacher is not None:
+      origin["teacher_sha256"] = job.teacher.sha256
     del begin  # its state is donated
     train_step, batches = job.train_step, job.batches(step)
     pending: list[dict[str, jax.Array]] = []
