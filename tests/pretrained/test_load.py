@@ -1,5 +1,7 @@
 """What load does with tensors that fit, and what it says about those that do not."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from test_export import assert_same, random_variables
 
 from vit_jax import models, pretrained
 from vit_jax.errors import UserError
-from vit_jax.pretrained import resize, rules
+from vit_jax.pretrained import match, resize, rules
 from vit_jax.pretrained.formats import FORMATS
+from vit_jax.pretrained.problems import problem
 
 
 def state_of(model, variables, format_name="timm"):
@@ -168,15 +171,52 @@ def test_a_mismatch_names_tensor_shapes_and_cause(write, case):
   assert str(error.value).startswith(str(path))
 
 
-def test_the_nearest_variant_is_named(write):
-  model = models.create("ViT-Ti/16", num_classes=5, image_size=32)
-  path = write(state_of(model, random_variables(model)))
-  with pytest.raises(UserError, match="the file looks like ViT-Ti/16"):
-    load(path, "ViT-S/16")
-  with pytest.raises(
-    UserError, match="looks like a file of ViT: Mixer has other names than cls_token"
-  ):
-    load(path, "Mixer-S/16")
+# (the file's model, the model that it is loaded into, a part of the message)
+CONFUSED = (
+  ("ViT-Ti/16", "ViT-S/16", "another width, .*; the file looks like ViT-Ti/16"),
+  ("ViT-Ti/16", "ViT-Ti/32", "another patch or kernel size; the file looks like ViT-Ti/16"),
+  ("CaiT-XXS24", "CaiT-XXS36", "another variant; the file looks like CaiT-XXS24"),
+  ("Swin-T", "Swin-S", "another variant; the file looks like Swin-T"),
+  ("Swin-T", "Swin-B", "another width, .*; the file looks like Swin-T"),
+  ("ResNet-101", "ResNet-50", "another depth; the file looks like ResNet-101"),
+  ("BiT-R50x1", "BiT-R50x3", "another width, .*; the file looks like BiT-R50x1"),
+  ("CCT-7/3x1", "CCT-7/7x2", "another patch or kernel size; the file looks like CCT-7/3x1"),
+  ("T2T-ViT-7", "T2T-ViT-10", "another variant; the file looks like T2T-ViT-7"),
+  ("Mixer-S/32", "Mixer-B/32", "another width, .*; the file looks like Mixer-S/32"),
+  (
+    "CaiT-XXS24",
+    "ViT-Ti/16",
+    "a file of CaiT: ViT has other names than blocks.0.attn.proj_l.weight",
+  ),
+  ("ViT-Ti/16", "Mixer-S/16", "a file of ViT: Mixer has other names than cls_token"),
+)
+
+
+@pytest.mark.parametrize(("theirs", "ours", "message"), CONFUSED)
+def test_the_model_of_the_file_is_named(theirs, ours, message):
+  model, other = (models.create(x, num_classes=5, image_size=32) for x in (theirs, ours))
+  empty = {path: np.broadcast_to(np.float32(0), x) for path, x in match.shapes(model).items()}
+  state = {
+    name: x
+    for rule in FORMATS[type(model)][0].rules(model)
+    for name, x in zip(rule.theirs, rule.save(tuple(empty[p] for p in rule.ours)), strict=True)
+  }
+  try:
+    said = problem(match.match(state, other, True, "x"), True)
+  except UserError as error:
+    said = str(error)
+  assert re.search(message, said)
+
+
+def test_no_variant_is_named_where_another_thing_is_wrong(write):
+  model = models.create("ViT-mu/16", num_classes=5, image_size=32)
+  state = state_of(model, random_variables(model))
+  state["blocks.0.mlp.fc1.weight"] = state["blocks.0.mlp.fc1.weight"].T
+  with pytest.raises(UserError, match="another width, number of heads or hidden width$"):
+    load(write(state), model)
+  state = state_of(model, random_variables(model)) | {"head.weight": np.ones((5, 7), np.float32)}
+  with pytest.raises(UserError, match="head.weight has shape 5x7, the model needs 5x32: another w"):
+    load(write(state), model)
 
 
 @pytest.mark.parametrize("leave_out", ["cls_token", "blocks.1.norm2.bias", "norm.weight"])
@@ -195,6 +235,8 @@ REFUSED = {
   "norm_pre.bias": "normalises before the first block",
   "reg_token": "register tokens",
   "blocks.0.attn.q_norm.weight": "normalises queries and keys",
+  "blocks.0.norm1.running_var": "beside blocks.0.norm1.weight: a layer that ours is not",
+  "blocks.0.mlp.fc1.weight_scale": "beside blocks.0.mlp.fc1.weight: a layer that ours is not",
   "pre_logits.fc.weight": "use pre_logits=True",
 }
 
@@ -257,3 +299,6 @@ def test_unknown_interpolation_and_image_size(write):
     load(path, tiny(), interpolation="lanczos")
   with pytest.raises(UserError, match="image_size=9 is not a multiple of patch_size=2"):
     load(path, tiny(), 9)
+  for model in (tiny(), "ViT-mu/16"):
+    with pytest.raises(UserError, match="image_size must be at least 1, got 0"):
+      load(path, model, 0)

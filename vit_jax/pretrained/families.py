@@ -5,6 +5,7 @@ from collections.abc import Iterable
 DISTILLED = "DeiT with a distillation token"
 # A part of a name that only files of this family have; the first that is found counts.
 _SIGNS = {
+  "cpb_mlp": "Swin V2",
   "relative_position_bias_table": "Swin",
   "tokens_to_token": "T2T-ViT",
   "blocks_token_only": "CaiT",

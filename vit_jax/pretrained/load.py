@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_jax.errors import UserError
 from vit_jax.models import catalogue, stacking
+from vit_jax.models import fields as fields_lib
 from vit_jax.pretrained import files, resize, rules
 from vit_jax.pretrained.files import Contents, some
 from vit_jax.pretrained.match import OWN, Match, match
@@ -68,7 +69,7 @@ def load(
   if isinstance(model, str):
     model = create_for(contents, model, image_size, head, str(path))
   elif image_size is not None and image_size != model.image_size:
-    model = model.clone(image_size=image_size)
+    model = model.clone(**fields_lib.check(type(model), {"image_size": image_size}))
     model.check()
   return load_contents(
     contents, model, str(path), head=head, interpolation=interpolation, key=key, log=log
@@ -127,24 +128,27 @@ def create_for(
   """
   variant = catalogue.find(name)
   fields = {"num_classes": variant.num_classes, **overrides}
-  size = image_size or variant.image_size
+  size = variant.image_size if image_size is None else image_size
   model = catalogue.create(name, image_size=size, **fields)
   found = match(contents.arrays, model, True, where)
   if head == "keep" and "num_classes" not in overrides:
     biases = [r.theirs[0] for r in found.head_rules() if r.ours == ("params/head/bias",)]
     if biases and biases[0] in found.state:
       fields["num_classes"] = int(found.state[biases[0]].size)
-  if image_size is None and found.resized:
-    size = _own_size(contents, name, fields, found, where) or size
+  # Tables of relative positions depend on the window instead.
+  tables = [n for n in found.resized if found.rule_of(n).ours == ("params/pos_embedding",)]
+  if image_size is None and tables:
+    size = _own_size(contents, name, fields, found, tables[0], where) or size
   return catalogue.create(name, image_size=size, **fields)
 
 
 def _own_size(
-  contents: Contents, name: str, fields: Mapping[str, Any], found: Match, where: str
+  contents: Contents, name: str, fields: Mapping[str, Any], found: Match, table: str, where: str
 ) -> int | None:
+  """Returns the resolution at which the file's table of positions fits as it is."""
   patch = getattr(found.model, "patch_size", 0)
-  sides = [math.isqrt(found.state[n].size // found.state[n].shape[-1]) for n in found.resized]
-  for size in (*(patch * side for side in sides[:1] if patch), *_SIZES):
+  side = math.isqrt(math.prod(found.state[table].shape[:-1]))
+  for size in (*((patch * side,) if patch else ()), *_SIZES):
     try:
       model = catalogue.create(name, image_size=size, **fields)
     except UserError:  # no multiple of the patch size

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from vit_jax.errors import UserError
+from vit_jax.models import stacking
 from vit_jax.pretrained.families import DISTILLED, guess_family
 from vit_jax.pretrained.files import some
 from vit_jax.pretrained.format import Format, State
@@ -34,10 +35,15 @@ def unscanned(model: nn.Module) -> nn.Module:
 
 @functools.lru_cache(maxsize=4)  # tracing a deep model takes seconds
 def shapes(model: nn.Module) -> Mapping[str, Shape]:
-  """Returns the shapes of a model's variables by path; nothing is computed."""
+  """Returns the shapes of a model's variables by path; nothing is computed.
+
+  Of blocks that are alike one is traced: the shapes of a model with scan are unstacked.
+  """
+  model = model.clone(scan=True) if hasattr(model, "scan") else model
   images = jax.ShapeDtypeStruct((1, model.image_size, model.image_size, 3), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), images)
-  flat = flatten_dict(variables, sep="/")
+  variables = jax.tree.map(lambda x: np.broadcast_to(np.float32(0), x.shape), variables)
+  flat = flatten_dict(stacking.unstack(variables), sep="/")
   return types.MappingProxyType({path: x.shape for path, x in flat.items()})
 
 
@@ -149,18 +155,20 @@ def match(arrays: Mapping[str, np.ndarray], model: nn.Module, head: bool, where:
   """
   model = unscanned(model)
   best, best_score = None, (0, 0)
+  known: set[str] = set()
   for fmt in (OWN, *FORMATS.get(type(model), ())):
     rules = _rules(fmt, model)
     if rules is None:
       continue
     names = {name for rule in rules for name in rule.theirs}
+    known |= names
     for prefix, state, rest in _views(arrays):
       state = fmt.rename(state)
       score = (len(names & state.keys()), -len(state.keys() - names))
       if score > best_score:
         best, best_score = Match(model, fmt, prefix, state, rules, {}, unused=rest), score
-  if best is None or _is_another_family(best, best_score[0], arrays):
-    names = some(arrays, 3) or "no names at all"
+  if best is None or _is_another_family(best, best_score[0]):
+    names = some([n for n in arrays if n not in known], 3) or "no names at all"
     family = guess_family(arrays) or "no family that is known here"
     raise UserError(
       f"{where} looks like a file of {family}: {type(model).__name__} has other names than {names}"
@@ -175,12 +183,14 @@ def match(arrays: Mapping[str, np.ndarray], model: nn.Module, head: bool, where:
   return best
 
 
-def _is_another_family(m: Match, found: int, arrays: Mapping[str, np.ndarray]) -> bool:
+def _is_another_family(m: Match, found: int) -> bool:
   """Whether the single differences are not worth telling."""
   names = [name for rule in m.rules for name in rule.theirs]
-  theirs, ours = guess_family(arrays), guess_family(names)
-  akin = theirs == ours or {theirs, ours} == {"ViT", DISTILLED}
-  return found < len(names) * (0.1 if akin else 1)
+  theirs, ours = guess_family(m.state), guess_family(names)
+  if theirs == ours or {theirs, ours} == {"ViT", DISTILLED}:
+    return found < len(names) * 0.1
+  # A CaiT has all the names that a ViT has, and more.
+  return theirs is not None or found < len(names)
 
 
 def _compare(m: Match) -> None:

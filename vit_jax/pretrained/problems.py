@@ -1,11 +1,16 @@
 """What keeps a file from being loaded into a model, in one line with the likely cause."""
 
+import math
+import os.path
 import re
+from typing import Any
 
 from vit_jax.models import catalogue
 from vit_jax.pretrained.match import Match, is_head
 from vit_jax.pretrained.rules import Shape
 
+# The tensor that most layers have, and the name of the layer with the separator.
+_WEIGHT = re.compile(r"(.*[./])(weight|kernel|scale|gamma)")
 # Layers that only mean something together with the head after them.
 _BEFORE_HEAD = re.compile(r"pre_logits\b.*")
 
@@ -13,6 +18,7 @@ _BEFORE_HEAD = re.compile(r"pre_logits\b.*")
 def refusal(m: Match, head: bool) -> str | None:
   """Returns why unused tensors of the file mean that the model is another one, None if not."""
   known = {re.sub(r"\d+", "#", name) for name in m.expected}
+  layers = {w[1]: name for name in m.expected if (w := _WEIGHT.fullmatch(name))}
   for full in m.unused:
     name = full.removeprefix(m.prefix)
     for pattern, reason in m.format.refused.items():
@@ -20,6 +26,12 @@ def refusal(m: Match, head: bool) -> str | None:
         return f"{full} is in the file: {reason}"
     if re.sub(r"\d+", "#", name) in known:
       return f"{full} is in the file and has no place in the model: another depth{nearest(m)}"
+    beside = layers.get(re.sub(r"[^./]*$", "", name))
+    if beside:
+      return (
+        f"{full} is in the file beside {m.prefix}{beside}: a layer that ours is not, with a bias, "
+        "running statistics or quantised weights"
+      )
     if head and _BEFORE_HEAD.fullmatch(name):
       return f'{full} comes before the file\'s head: use pre_logits=True, or head="fresh"'
   return None
@@ -77,13 +89,14 @@ def text(shape: Shape) -> str:
 def _classes(m: Match, name: str) -> tuple[int, int]:
   """Returns the numbers of classes that a tensor of the head says: (theirs, ours)."""
   theirs, ours = m.state[name].shape, m.expected[name]
-  differing = [(a, b) for a, b in zip(theirs, ours, strict=False) if a != b]
-  return differing[0] if len(differing) == 1 and len(theirs) == len(ours) else (0, 0)
+  axis = len(ours) - 1 if name.endswith("kernel") else 0
+  others = [a == b for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if i != axis]
+  return (theirs[axis], ours[axis]) if len(theirs) == len(ours) and all(others) else (0, 0)
 
 
 def _cause(m: Match, name: str) -> str:
   theirs, ours = m.state[name].shape, m.expected[name]
-  if len(theirs) == len(ours) == 4 and (theirs[:2] == ours[:2] or theirs[2:] == ours[2:]):
+  if len(theirs) == len(ours) == 4 and _pixels(name, theirs) != _pixels(name, ours):
     return f"another patch or kernel size{nearest(m)}"
   if m.rule_of(name).resize is not None:
     return f"another width or number of heads{nearest(m)}"
@@ -94,35 +107,66 @@ def _cause(m: Match, name: str) -> str:
   return f"another width, number of heads or hidden width{nearest(m)}"
 
 
-def _measure(m: Match) -> dict[str, int]:
-  """Returns the width, depth and patch size of the file's model as far as its names tell."""
-  out = {}
-  norms = [r for r in m.rules if r.ours and r.ours[0].endswith("norm/scale")]
-  sizes = [m.state[n].size for r in norms for n in r.theirs if n in m.state]
-  if sizes:
-    out["width"] = sizes[-1]
-  blocks = [r.theirs[0] for r in m.rules if any("encoder/block_0/" in p for p in r.ours)]
-  if blocks:
-    start, sep, end = blocks[0].partition("0")
-    found = [re.fullmatch(f"{re.escape(start)}(\\d+){re.escape(end)}", n) for n in m.state]
-    out["depth"] = 1 + max((int(f[1]) for f in found if f), default=-1) if sep else 0
+def _pixels(name: str, shape: Shape) -> Shape:
+  """Returns height and width of a convolution's kernel: [O, I, H, W], or else [H, W, I, O]."""
+  return shape[2:] if name.endswith("weight") else shape[:2]
+
+
+def _blocks(m: Match, stack: str) -> int:
+  """Returns how many blocks of a stack the file has, 0 if its names do not tell."""
+  of_block = re.compile(rf"params/{stack}/(first|(?:rest/)?block_\d+)/.*")
+  names: dict[str, str] = {}
   for rule in m.rules:
-    if rule.ours == ("params/embedding/kernel",) and rule.theirs[0] in m.state:
-      shape = m.state[rule.theirs[0]].shape
-      if len(shape) == 4:
-        out["patch_size"] = shape[2] if rule.theirs[0].endswith("weight") else shape[0]
+    if rule.ours and (block := of_block.fullmatch(rule.ours[0])):
+      names.setdefault(block[1], rule.theirs[0])
+  if len(names) < 2:
+    return 0
+  # What the first tensors of two blocks have in common is not their number.
+  pair = list(names.values())[:2]
+  start = os.path.commonprefix(pair)
+  end = os.path.commonprefix([name[::-1] for name in pair])[::-1]
+  number = re.compile(rf"{re.escape(start)}\d+{re.escape(end)}")
+  return sum(number.fullmatch(name) is not None for name in m.state)
+
+
+# Vectors as wide as a token, or as the channels of the stem; the first that is there counts.
+_WIDTHS = ("embedding/bias", "stem_norm/scale", "stage_0/first/norm1/scale", "encoder_norm/scale")
+_KERNELS = {"embedding/kernel": "patch_size", "tokenizer/conv_0/kernel": "conv_kernel"}
+
+
+def _measure(m: Match) -> dict[str, Any]:
+  """Returns the fields of the file's model that its names and shapes tell."""
+  found = {
+    rule.ours[0].removeprefix("params/"): rule.theirs[0]
+    for rule in m.rules
+    if rule.ours and rule.theirs[0] in m.state
+  }
+  shapes = {path: m.state[name].shape for path, name in found.items()}
+  out: dict[str, Any] = {}
+  if width := next((math.prod(shapes[path]) for path in _WIDTHS if path in shapes), 0):
+    out["width"] = width
+  if hasattr(m.model, "depths"):
+    out["depths"] = tuple(_blocks(m, f"stage_{i}") for i in range(len(m.model.depths)))
+  else:
+    out["depth"] = _blocks(m, "encoder")
+  for path, field in _KERNELS.items():
+    if len(shapes.get(path, ())) == 4:
+      out[field] = _pixels(found[path], shapes[path])[0]
+  if "conv_kernel" in out:
+    out["tokenizer"] = "conv"
+  if table := shapes.get("stage_0/block_0/bias_table"):
+    out["window"] = (math.isqrt(table[0]) + 1) // 2
   return out
 
 
 def nearest(m: Match) -> str:
-  """Returns "; the file looks like NAME" for the listed variant of the same measures, or ""."""
+  """Returns "; the file looks like NAME" for the listed variant of the file's measures, or ""."""
   measures = _measure(m)
-  if not {"width", "depth"} <= measures.keys():
-    return ""
-  fitting = []
+  if "width" not in measures or all(getattr(m.model, k) == v for k, v in measures.items()):
+    return ""  # then something else is wrong
   for name in catalogue.names():
     variant = catalogue.find(name)
-    fields = {**variant.fields}
-    if variant.module is type(m.model) and all(fields.get(k) == v for k, v in measures.items()):
-      fitting.append(name)
-  return f"; the file looks like {fitting[0]}" if fitting else ""
+    fields = {key: variant.fields.get(key, getattr(variant.module, key, None)) for key in measures}
+    if variant.module is type(m.model) and fields == measures:
+      return f"; the file looks like {name}"
+  return ""

@@ -33,4 +33,9 @@ def _rename(arrays: Mapping[str, np.ndarray]) -> State:
   return {name: x for name, x in arrays.items() if not name.endswith(".num_batches_tracked")}
 
 
-FORMATS = (Format("torchvision", _torchvision, _rename),)
+_NOT_OURS = {
+  r"conv1\.\d\..*": "its stem has three convolutions, as ResNet-C's and D's, ours has one",
+  r".*\.(se|attn)\..*": "its blocks have channel attention",
+}
+
+FORMATS = (Format("torchvision", _torchvision, _rename, refused=_NOT_OURS),)
