@@ -47,7 +47,7 @@ def test_step_counts_and_cools_down(problem):
   )
   fn = jax.jit(
     step.make_train_step(
-      step.make_gradient(loss, parallel.make_mesh(), 1),
+      step.of_state(step.make_gradient(loss, parallel.make_mesh(), 1)),
       tx,
       lambda t: jnp.float32(0.1),
       "linear",

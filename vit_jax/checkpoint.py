@@ -24,10 +24,10 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates; its failure
 class Checkpoints:
   """The checkpoints of one run directory, by step.
 
-  A checkpoint has three items: `params` (float32, alone restorable), `rest` (statistics,
-  optimiser, step and cooldown window) and `meta` (JSON: seconds spent, config hash). The position
-  in the data is the step. Saves are asynchronous, and a step's directory appears under its name
-  only when it is complete: a kill at any moment leaves the earlier ones.
+  A checkpoint has three items: `params` (float32, alone restorable), `rest` (all else of the state)
+  and `meta` (JSON: seconds spent, config hash). The position in the data is the step. Saves are
+  asynchronous, and a step's directory appears under its name only when it is complete: a kill at
+  any moment leaves the earlier ones.
   """
 
   def __init__(
@@ -147,4 +147,5 @@ class Checkpoints:
 
 def _split(state: TrainState) -> tuple[Any, dict[str, Any]]:
   rest = {name: getattr(state, name) for name in state.__dataclass_fields__ if name != "params"}
-  return state.params, rest
+  # Without what is not there, so that checkpoints outlive fields that are added later.
+  return state.params, {name: value for name, value in rest.items() if value is not None}

@@ -49,6 +49,7 @@ NEUTRAL = {
   "mixing.switch": 0.5,
   "optimizer.layer_decay": 1.0,
   "optimizer.lr_multipliers": [],
+  "sam.kind": "none",
   **{f"schedule.{key}": value for key, value in schedules.ADDED.items()},
 }
 
@@ -122,6 +123,8 @@ def default() -> ml_collections.ConfigDict:
         learning_rate=1e-3,  # peak
         **optim.DEFAULTS,  # name, moments, weight_decay, clip_norm: vit_jax/optim/factory.py
       ),
+      # kind, rho, m, …; every key: vit_jax/optim/sam.py.
+      sam=dict(kind="none", **{k: placeholder(v) for k, v in optim.sam.OPTIONS.items()}),
       # name, warmup, …; every key: vit_jax/optim/schedules/factory.py.
       schedule=dict(schedules.DEFAULTS),
       mesh=dict(

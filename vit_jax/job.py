@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
@@ -21,6 +22,7 @@ from vit_jax import (
   models,
   optim,
   parallel,
+  sharpness,
   step,
 )
 from vit_jax import config as config_lib
@@ -47,6 +49,8 @@ class Job:
   model: nn.Module
   tx: Any
   frozen: Any  # tree of bools like the parameters: which are not trained
+  sam: optim.sam.Sam | None
+  unperturbed: Any  # tree of bools like the parameters: which SAM leaves as they are
   loss_fn: Callable[[jax.Array, jax.Array], jax.Array]
   teacher_model: nn.Module | None
   evaluators: dict[str, evaluators.Evaluator]
@@ -63,7 +67,11 @@ class Job:
 
   @cached_property
   def _init(self) -> Callable[[jax.Array], state_lib.TrainState]:
-    return state_lib.init_fn(self.model, self.tx, self.config.data.image_size, self.channels)
+    def keep(params: Any) -> Any:
+      kept = self.sam is not None and self.sam.keeps
+      return jax.tree.map(jnp.zeros_like, optim.frozen.hide(self.frozen, params)) if kept else None
+
+    return state_lib.init_fn(self.model, self.tx, self.config.data.image_size, self.channels, keep)
 
   @cached_property
   def target(self) -> state_lib.TrainState:
@@ -134,6 +142,22 @@ class Job:
       batch = ask(batch, *more)
     return batch
 
+  def _gradient(self, loss: Callable) -> Callable:
+    config = self.config
+    if self.sam is None:
+      return step.of_state(step.make_gradient(loss, self.mesh, config.accumulate, self.frozen))
+    peak = config.optimizer.learning_rate
+    return sharpness.make_gradient(
+      loss,
+      self.mesh,
+      config.accumulate,
+      config.batch_size,
+      self.sam,
+      self.frozen,
+      self.unperturbed,
+      rates=(peak, peak * config.schedule.end),
+    )
+
   @cached_property
   def train_step(self) -> Any:
     """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs."""
@@ -141,7 +165,7 @@ class Job:
     objective = distillation.objective(self.config.distill, self.loss_fn) if teacher else None
     loss = step.make_loss(self.model, self.loss_fn, self.frozen, objective)
     fn = step.make_train_step(
-      step.make_gradient(loss, self.mesh, self.config.accumulate, self.frozen),
+      self._gradient(loss),
       self.tx,
       make_schedule(self.config),
       self.config.cooldown_shape,
@@ -229,6 +253,8 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
     schedules.check_trunk(config.schedule.name)
   mesh = parallel.make_mesh(**config.mesh)
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+  sam = optim.sam.resolve(config.sam, config.model.name)
+  sharpness.check_groups(sam, config.batch_size, config.accumulate, mesh)
 
   def load(split: str) -> Any:
     return _load(config.data.name, split, config.data.dir)
@@ -280,5 +306,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
       config.optimizer, params, stacked=STACKED if config.model.scan else None, frozen=frozen
     ),
     frozen=frozen,
+    sam=sam,
+    unperturbed=optim.sam.unperturbed(sam.only, params, frozen) if sam else frozen,
     evaluators=evaluators.make(config.evaluators, context),
   )

@@ -27,6 +27,7 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
   cooldown_start: jax.Array  # int32 []
   cooldown_end: jax.Array  # int32 []
+  kept: Any = None  # float32, what a gradient keeps for later steps (LookSAM); None: nothing
 
   def with_window(self, window: Window) -> "TrainState":
     """Returns the state with the learning rate's decay between two steps."""
@@ -59,9 +60,21 @@ def init_variables(
 
 
 def init_fn(
-  model: nn.Module, tx: optax.GradientTransformation, image_size: int, channels: int
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  image_size: int,
+  channels: int,
+  keep: Callable[[Any], Any] = lambda params: None,
 ) -> Callable[[jax.Array], TrainState]:
-  """Returns `f(key) -> TrainState` at step 0, to be jitted or shape-evaluated."""
+  """Returns `f(key) -> TrainState` at step 0, to be jitted or shape-evaluated.
+
+  Args:
+    model: initialised by its key.
+    tx: the optimiser.
+    image_size: in pixels.
+    channels: of an image.
+    keep: parameters -> the state's `kept` at step 0.
+  """
 
   def init(key: jax.Array) -> TrainState:
     variables = init_variables(model, key, image_size, channels)
@@ -73,6 +86,7 @@ def init_fn(
       opt_state=tx.init(params),
       cooldown_start=jnp.int32(NEVER),
       cooldown_end=jnp.int32(NEVER),
+      kept=keep(params),
     )
 
   return init

@@ -110,6 +110,25 @@ def make_gradient(loss: Callable, mesh: Mesh, accumulate: int, frozen: Any = Non
   return accumulated
 
 
+def of_state(gradient: Callable) -> Callable:
+  """Returns `f(state, batch, key, learning_rate) -> (loss, state, grads)`, which a step calls.
+
+  The state comes back with whatever else the gradient changes: here, the statistics.
+
+  Args:
+    gradient: see `make_gradient`.
+  """
+
+  def found(
+    state: TrainState, batch: Batch, key: jax.Array, learning_rate: jax.Array
+  ) -> tuple[jax.Array, TrainState, Any]:
+    del learning_rate
+    loss, batch_stats, grads = gradient(state.params, state.batch_stats, batch, key)
+    return loss, state.replace(batch_stats=batch_stats), grads
+
+  return found
+
+
 def make_train_step(
   gradient: Callable,
   tx: optax.GradientTransformationExtraArgs,
@@ -121,7 +140,7 @@ def make_train_step(
   """Returns the pure step `(state, batch) -> (state, metrics)`; the caller jits and donates.
 
   Args:
-    gradient: see `make_gradient`; SAM and the like are other gradient functions.
+    gradient: see `of_state`; SAM's is in `vit_jax.sharpness`.
     tx: takes this step's learning rate as the extra argument `learning_rate`.
     schedule: step -> learning rate of the trunk; the state's cooldown window multiplies it.
     cooldown_shape: "linear" or "1-sqrt".
@@ -137,15 +156,14 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     if prepare is not None:
       batch = prepare(batch, jax.random.fold_in(key, _PREPARATION), state.step, *more)
-    loss, batch_stats, grads = gradient(state.params, state.batch_stats, batch, key)
     lr = schedule(state.step) * schedules.cooldown(
       state.step, state.cooldown_start, state.cooldown_end, cooldown_shape
     )
+    loss, state, grads = gradient(state, batch, key, lr)
     updates, opt_state = tx.update(grads, state.opt_state, state.params, learning_rate=lr)
     new = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
       opt_state=opt_state,
     )
     return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), "learning_rate": lr}
