@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from vit_jax import models, optim
+from vit_jax import averages, models, optim
 from vit_jax.errors import UserError
 from vit_jax.optim import schedules
 
@@ -50,6 +50,7 @@ NEUTRAL = {
   "optimizer.layer_decay": 1.0,
   "optimizer.lr_multipliers": [],
   "sam.kind": "none",
+  **{f"{g}.{key}": value for g, keys in averages.DEFAULTS.items() for key, value in keys.items()},
   **{f"schedule.{key}": value for key, value in schedules.ADDED.items()},
 }
 
@@ -127,6 +128,8 @@ def default() -> ml_collections.ConfigDict:
       sam=dict(kind="none", **{k: placeholder(v) for k, v in optim.sam.OPTIONS.items()}),
       # name, warmup, …; every key: vit_jax/optim/schedules/factory.py.
       schedule=dict(schedules.DEFAULTS),
+      # ema, lawa: averages of the parameters, evaluated beside them; every key: averages.py.
+      **averages.DEFAULTS,
       mesh=dict(
         data=-1,  # devices along the batch; -1: all that are left
         fsdp=1,  # devices over which parameters and optimiser state are sharded as well

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+from vit_jax import averages as averages_lib
 from vit_jax import (
   branches,
   distillation,
@@ -71,7 +72,13 @@ class Job:
       kept = self.sam is not None and self.sam.keeps
       return jax.tree.map(jnp.zeros_like, optim.frozen.hide(self.frozen, params)) if kept else None
 
-    return state_lib.init_fn(self.model, self.tx, self.config.data.image_size, self.channels, keep)
+    init = state_lib.init_fn(self.model, self.tx, self.config.data.image_size, self.channels, keep)
+    return lambda key: self.averages.begin(init(key))
+
+  @cached_property
+  def averages(self) -> averages_lib.Averages:
+    """The averages of the parameters that follow training."""
+    return averages_lib.make(self.config.ema, self.config.lawa)
 
   @cached_property
   def target(self) -> state_lib.TrainState:
@@ -174,7 +181,9 @@ class Job:
     )
     shardings = jax.tree.map(lambda x: x.sharding, self.target)
     jitted = jax.jit(
-      fn, donate_argnums=0, out_shardings=(shardings, parallel.replicated(self.mesh))
+      self.averages.follow(fn),
+      donate_argnums=0,
+      out_shardings=(shardings, parallel.replicated(self.mesh)),
     )
     batch = next(self._local_batches(0))
     sharding = parallel.batch_sharding(self.mesh)
@@ -246,6 +255,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   """
   plan = branches.plan(config.branches, config.cooldown, config.total_steps)
   initial.check(config)
+  averages_lib.make(config.ema, config.lawa)
   mixing.Mixing(**config.mixing)
   make_schedule(config)
   schedules.check_cooldown(config.cooldown_shape)

@@ -27,6 +27,7 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
   cooldown_start: jax.Array  # int32 []
   cooldown_end: jax.Array  # int32 []
+  averages: Any = None  # float32, see averages.py; None where nothing is averaged
   kept: Any = None  # float32, what a gradient keeps for later steps (LookSAM); None: nothing
 
   def with_window(self, window: Window) -> "TrainState":

@@ -277,8 +277,11 @@ def _measure(
 ) -> None:
   """Evaluates a state and writes the measurement, after the checkpoint that it speaks of."""
   metrics: dict[str, float] = {}
+  views = job.averages.views(state)
   for name in names:
     metrics |= job.evaluators[name](state)
+    for average, view in views.items():
+      metrics |= {f"{average}_{key}": v for key, v in job.evaluators[name](view).items()}
   for key, value in metrics.items():
     if not np.isfinite(value):
       raise Diverged(f"step {step}: {key} is {value}", checkpoints.latest() or 0)
