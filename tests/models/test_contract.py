@@ -1,9 +1,14 @@
 """What the trainer and the analysis expect of every class of models."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from modeling import jit
 from shrunken import SHRUNKEN, create
 
@@ -141,14 +146,55 @@ def test_random_parts_act_in_training_only(name, rate):
   assert np.abs(a - b).max() > 1e-4
 
 
+def expected_intermediates(params):
+  """The name that each MLP, each attention and each bottleneck must give, by the parameters."""
+  out = set()
+  for path in flatten_dict(params, sep="/"):
+    module, _, leaf = path.rpartition("/up/kernel")
+    if module and not leaf:
+      out.add(f"{module}/mlp_activations")
+    module, _, leaf = path.rpartition("/query/kernel")
+    if module and not leaf and "features" not in params.get(module, {}):  # performers have none
+      out.add(f"{module}/attention_weights")
+    module, _, leaf = path.rpartition("/conv1/kernel")
+    if module and not leaf:
+      out.add(f"{module}/activations")
+  return out | ({"seq_pool/attention_weights"} if "seq_pool" in params else set())
+
+
 @every_model
-def test_intermediates_are_named_and_free_when_nobody_asks(name):
+@pytest.mark.parametrize("options", [dict(), dict(scan=True), dict(scan=True, remat="full")])
+def test_intermediates_of_every_block_are_named(name, options):
+  model = create(name, **options)
+  images = images_for(model)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  _, state = jax.eval_shape(partial(model.apply, mutable=["intermediates"]), variables, images)
+  found = flatten_dict(state["intermediates"], sep="/")
+  assert set(found) == expected_intermediates(variables["params"])
+  assert {len(values) for values in found.values()} == {1}
+
+
+@every_model
+def test_intermediates_cost_nothing_when_nobody_asks(name, monkeypatch):
+  model = create(name)
+  images = images_for(model)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  assert "intermediates" not in variables
+
+  def program():
+    return re.sub("0x[0-9a-f]+", "", str(jax.make_jaxpr(model.apply)(variables, images)))
+
+  with_names = program()
+  monkeypatch.setattr(nn.Module, "sow", lambda *_, **__: None)
+  assert program() == with_names
+
+
+@every_model
+def test_who_asks_for_intermediates_gets_the_same_logits(name):
   model = create(name)
   variables, images = variables_of(model), images_for(model)
-  out, state = model.apply(variables, images, mutable=["intermediates"])
-  assert jax.tree.leaves(state)
-  plain, nothing = model.apply(variables, images, mutable=["batch_stats"])
-  assert "intermediates" not in nothing
+  out, _ = outputs(model, variables, images, mutable=["intermediates"])
+  plain = outputs(model, variables, images)
   np.testing.assert_allclose(plain.logits, out.logits, rtol=1e-5, atol=1e-5)
 
 
