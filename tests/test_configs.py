@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from vit_jax import branches, cli, job, measurements, models, train
+from vit_jax import branches, cli, job, measurements, models, rundir, train
 from vit_jax import config as config_lib
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 ARGUMENTS = {
   "cct_cifar10.py": ("", "7/3x1"),
   "cifar10_ladder.py": ("",),
+  "distill_cifar10.py": ("", "elsewhere"),
   "quickstart.py": ("",),
   "tiny_imagenet.py": tuple(
     f"{model},{trained}"
@@ -112,6 +113,14 @@ def save_weights(config, directory):
   return jax.device_get(state.params)
 
 
+def save_teacher(config, directory):
+  """Writes a run directory of a residual network on the images of a config."""
+  model = {"name": "BiT-R50x1", **SMALL["BiT"]}
+  config = config_lib.resolve({"data": config.data.to_dict(), "total_steps": 1, "model": model})
+  save_weights(config, directory)
+  rundir.write_config(directory, config)
+
+
 def test_every_file_has_an_entry():
   assert {p.name for p in CONFIGS.glob("*.py")} == ARGUMENTS.keys()
 
@@ -153,6 +162,10 @@ def test_it_trains(file, arg, tmp_path):
         train.prepare(small, tmp_path / "nothing", "t")
       start = save_weights(small, tmp_path / "weights")
       small = config_lib.resolve(small.to_dict() | {"init_from": str(tmp_path / "weights")})
+    if small.distill.teacher is not None:
+      save_teacher(small, tmp_path / name)
+      distill = small.distill.to_dict() | {"teacher": str(tmp_path / name)}
+      small = config_lib.resolve(small.to_dict() | {"distill": distill})
     workdir = tmp_path / "run" / name
     train.run(small, workdir, "t")
     end = workdir / "branches/4" if small.branches else workdir
