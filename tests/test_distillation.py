@@ -300,6 +300,23 @@ def test_mistakes_show_before_any_step(teacher, tmp_path, changes, message):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_sam_learns_from_the_teacher_too(teacher):
+  """Both its passes see what the teacher said of the mixed view, with a radius of 0 as one does."""
+  losses_of = []
+  for sam in ({"kind": "none"}, {"kind": "sam", "rho": 0.0}, {"kind": "sam", "rho": 0.5}):
+    config = taught(teacher, MODEL | {"distilled": True})
+    changes = {"sam": sam, "mixing": {"cutmix": 1.0}, "accumulate": 2}
+    built = job.build(config_lib.resolve(config.to_dict() | changes), "t")
+    state, batches = built.create_state(), built.batches(0)
+    for _ in range(3):
+      state, metrics = built.train_step(state, next(batches))
+    losses_of.append(float(metrics["loss"]))
+  plain, zero, sharp = losses_of
+  assert zero == pytest.approx(plain, rel=1e-5)
+  assert abs(sharp - plain) > 1e-4
+
+
 def test_a_run_without_its_config_is_refused(teacher, tmp_path):
   shutil.copytree(teacher, tmp_path / "copy")
   (tmp_path / "copy/config.json").write_text(json.dumps({}))
