@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained import pickles, torch_files
+from vit_jax.pretrained import torch_files
+from vit_jax.pretrained.pickle_names import Opaque
 from vit_jax.pretrained.tensors import Tensor
 
 # Where training scripts put the state dict, the first first.
@@ -172,7 +173,7 @@ def _read_torch(path: Path) -> Contents:
 
 
 def _kind(x: Any) -> str:
-  return x.name if isinstance(x, pickles.Opaque) else type(x).__name__
+  return x.name if isinstance(x, Opaque) else type(x).__name__
 
 
 def _has_tensors(x: Any) -> bool:

@@ -8,120 +8,21 @@ scripts leave in checkpoints (argparse.Namespace) become an `Opaque` that holds 
 name; every other name is refused.
 """
 
-import dataclasses
 import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
 from vit_jax.errors import UserError
-from vit_jax.pretrained.tensors import (
-  DTYPES,
-  STORAGE_DTYPES,
-  Damaged,
-  Storage,
-  Tensor,
-  tensor,
-  whole,
-  wholes,
-)
+from vit_jax.pretrained.pickle_names import CALLS, HARMLESS, KNOWN, Name, Opaque, put
+from vit_jax.pretrained.tensors import STORAGE_DTYPES, Damaged, Storage, whole
 
 # Opcodes of the largest training checkpoints are some hundred thousand; this bounds the memory
 # that a small file can ask for.
 _MOST_OPCODES = 5_000_000
 
-# Data that training scripts leave beside the tensors. Only the name is kept.
-_HARMLESS = frozenset(
-  [
-    *(f"{m}.{n}" for m in ("builtins", "__builtin__") for n in ("set", "frozenset", "object")),
-    *(f"{m}._reconstructor" for m in ("copyreg", "copy_reg")),
-    *(f"numpy.{m}.multiarray.{n}" for m in ("core", "_core") for n in ("scalar", "_reconstruct")),
-    *(f"numpy.{m}.numeric._frombuffer" for m in ("core", "_core")),
-    *(f"pathlib.{n}" for n in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
-    *(f"pathlib._local.{n}" for n in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
-    *("numpy.dtype", "numpy.ndarray", "_codecs.encode", "torch.device"),
-    *("argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict"),
-    *("yacs.config.CfgNode", "easydict.EasyDict", "datetime.datetime", "datetime.timedelta"),
-  ]
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Opaque:
-  """Something that was named and left alone."""
-
-  name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Name:
-  """A name that is known; what it stands for is never looked up."""
-
-  name: str
-
 
 class _Mark:
   pass
-
-
-def _tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Tensor:
-  # requires_grad, hooks, dtype
-  dtype = DTYPES.get(rest[2].name) if len(rest) > 2 and isinstance(rest[2], _Name) else None
-  if dtype is None:
-    raise Damaged("a tensor has an unknown dtype")
-  return tensor(storage, offset, shape, strides, dtype)
-
-
-def _parameter(data: Any, *_: Any) -> Tensor:
-  if not isinstance(data, Tensor):
-    raise Damaged("a parameter has no tensor")
-  return data
-
-
-def _from_type(function: Any, _: Any, args: Any, *__: Any) -> Any:
-  """A tensor with attributes: function(*args), and a state that is left out."""
-  if not isinstance(function, _Name) or function.name not in _TENSORS:
-    raise Damaged("a tensor is built by no known function")
-  return _TENSORS[function.name](*args)
-
-
-def _ordered(pairs: Any = ()) -> dict:
-  out: dict = {}
-  for key, value in pairs:
-    _put(out, key, value)
-  return out
-
-
-def _size(x: Any = ()) -> tuple:
-  return wholes(x, "shape")
-
-
-_TENSORS: dict[str, Callable[..., Any]] = {
-  "torch._utils._rebuild_tensor": tensor,
-  "torch._utils._rebuild_tensor_v2": lambda storage, offset, shape, strides, *_: tensor(
-    storage, offset, shape, strides
-  ),
-  "torch._utils._rebuild_tensor_v3": _tensor_v3,
-  "torch._utils._rebuild_parameter": _parameter,
-  "torch._utils._rebuild_parameter_with_state": _parameter,
-}
-_CALLS = _TENSORS | {
-  "torch._tensor._rebuild_from_type_v2": _from_type,
-  "collections.OrderedDict": _ordered,
-  "torch.Size": _size,
-}
-_KNOWN = frozenset(
-  [*_CALLS, *STORAGE_DTYPES, *DTYPES, *_HARMLESS]
-  + ["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter"]
-)
-
-
-def _put(out: Any, key: Any, value: Any) -> None:
-  if isinstance(out, dict):
-    # Other keys are nobody's parameter names, and nested tuples take exponential time to hash.
-    if isinstance(key, str | int | float | bytes | None):
-      out[key] = value
-  elif not isinstance(out, Opaque):
-    raise Damaged("an entry is put into what is no dictionary")
 
 
 def _extend(out: Any, values: list) -> None:
@@ -194,22 +95,22 @@ class _Machine:
     self.stack.append(self.pop())
     return self.stack[-1]
 
-  def name(self, name: str) -> _Name:
-    if name not in _KNOWN:
+  def name(self, name: str) -> Name:
+    if name not in KNOWN:
       raise UserError(
         f"{self.where} names {name[:80]!r}, which is no tensor: refused, and nothing was run; if "
         "you trust the file, load it with PyTorch and save its state_dict as .safetensors"
       )
-    return _Name(name)
+    return Name(name)
 
   def call(self, function: Any, args: Any) -> Any:
-    if not isinstance(function, _Name) or not isinstance(args, tuple):
+    if not isinstance(function, Name) or not isinstance(args, tuple):
       raise Damaged("the pickle calls what is no function")
-    if function.name in _HARMLESS:
+    if function.name in HARMLESS:
       return Opaque(function.name)
-    if function.name not in _CALLS:
+    if function.name not in CALLS:
       raise Damaged(f"the pickle calls {function.name}")
-    return _CALLS[function.name](*args)
+    return CALLS[function.name](*args)
 
   def do_pop(self, _: None) -> None:
     if not self.stack:
@@ -261,11 +162,11 @@ class _Machine:
     if len(items) % 2:
       raise Damaged("a dictionary has a key without a value")
     for i in range(0, len(items), 2):
-      _put(out, items[i], items[i + 1])
+      put(out, items[i], items[i + 1])
 
   def do_setitem(self, _: None) -> None:
     value, key = self.pop(), self.pop()
-    _put(self.top(), key, value)
+    put(self.top(), key, value)
 
   def do_setitems(self, _: None) -> None:
     items = self.pop_mark()
@@ -322,7 +223,7 @@ class _Machine:
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
       raise Damaged("the pickle refers to what is no storage")
     kind, key, _, numel = pid[1:5]
-    if not isinstance(kind, _Name) or kind.name not in STORAGE_DTYPES:
+    if not isinstance(kind, Name) or kind.name not in STORAGE_DTYPES:
       raise Damaged("the pickle refers to a storage of an unknown kind")
     numel = whole(numel, "number of elements")
     start, length = 0, numel

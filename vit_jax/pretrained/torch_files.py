@@ -32,7 +32,8 @@ class TorchFile:
   """The contents of one file; tensors are read when they are asked for.
 
   Attributes:
-    tree: what was saved: of dict, list, tuple, numbers, str, tensors.Tensor and pickles.Opaque.
+    tree: what was saved: of dict, list, tuple, numbers, str, tensors.Tensor and
+      pickle_names.Opaque.
   """
 
   def __init__(self, path: Path) -> None:
