@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from vit_jax.errors import UserError
 from vit_jax.models.attention import Attention
 from vit_jax.models.encoder import Encoder, Remat, ResidualBlock
 from vit_jax.models.family import Family, Variant
@@ -17,6 +16,7 @@ from vit_jax.models.layers import (
   LayerNorm,
   Mlp,
   PatchEmbedding,
+  check_heads,
   check_images,
   check_patches,
   head,
@@ -164,8 +164,7 @@ class CaiT(nn.Module):
   def check(self) -> None:
     """Raises UserError if the fields contradict each other."""
     check_patches(self.image_size, self.patch_size)
-    if self.width % self.num_heads:
-      raise UserError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
+    check_heads(self.width, self.num_heads)
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> Output:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.errors import UserError
 from vit_jax.models import conv_tokenizer
 from vit_jax.models.attention import Attention
 from vit_jax.models.conv_tokenizer import KAIMING, ConvTokenizer
@@ -20,6 +19,7 @@ from vit_jax.models.layers import (
   LayerNorm,
   Mlp,
   PatchEmbedding,
+  check_heads,
   check_images,
   check_patches,
   head,
@@ -154,8 +154,7 @@ class CompactTransformer(nn.Module):
       check_patches(self.image_size, self.patch_size)
     else:
       conv_tokenizer.check_grid(self.image_size, self.conv_kernel, self.conv_layers)
-    if self.width % self.num_heads:
-      raise UserError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
+    check_heads(self.width, self.num_heads)
 
   def _tokens(self, images: jax.Array) -> jax.Array:
     if self.tokenizer == "conv":

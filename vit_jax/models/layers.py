@@ -170,6 +170,12 @@ def check_patches(image_size: int, patch_size: int) -> None:
     )
 
 
+def check_heads(width: int, num_heads: int) -> None:
+  """Raises UserError unless the heads of an attention share its width equally."""
+  if width % num_heads:
+    raise UserError(f"width={width} is not a multiple of num_heads={num_heads}")
+
+
 def head(
   num_classes: int,
   *,

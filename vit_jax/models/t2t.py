@@ -11,7 +11,7 @@ from vit_jax.models.dense import Dense
 from vit_jax.models.encoder import Block, Encoder, Remat, linear_rates, rematerialize
 from vit_jax.models.family import Family, Variant
 from vit_jax.models.fields import Dtype, PositiveInt, Rate, Sizes
-from vit_jax.models.layers import NORMAL, Gelu, LayerNorm, check_images, head
+from vit_jax.models.layers import NORMAL, Gelu, LayerNorm, check_heads, check_images, head
 from vit_jax.models.output import Output
 from vit_jax.models.positions import sincos1d
 from vit_jax.models.soft_split import (
@@ -87,8 +87,7 @@ class T2TViT(nn.Module):
     if len(self.strides) != 3:
       raise UserError(f"strides={self.strides} must be three, one for each soft split")
     check_grids(self.image_size, self.strides)
-    if self.width % self.num_heads:
-      raise UserError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
+    check_heads(self.width, self.num_heads)
     if self.token_width % 2:
       raise UserError(f"token_width={self.token_width} must be even: half of it are features")
 

@@ -18,6 +18,7 @@ from vit_jax.models.layers import (
   Gelu,
   LayerNorm,
   PatchEmbedding,
+  check_heads,
   check_images,
   check_patches,
   head,
@@ -100,8 +101,8 @@ class ViT(nn.Module):
   def check(self) -> None:
     """Raises UserError if the fields contradict each other."""
     check_patches(self.image_size, self.patch_size)
-    if self.width % self.num_heads and (self.body is None or self.pool == "map"):
-      raise UserError(f"width={self.width} is not a multiple of num_heads={self.num_heads}")
+    if self.body is None or self.pool == "map":
+      check_heads(self.width, self.num_heads)
     if self.posemb == "sincos2d" and (self.width % 4 or self.width < 8):
       raise UserError(
         f'posemb="sincos2d" needs a width that is a multiple of 4 and at least 8, got {self.width}'
