@@ -73,6 +73,13 @@ def sgd(past, momentum=0.9, nesterov=False):
   return past[-1] + momentum * v if nesterov else v
 
 
+def lion(past, b1=0.9, b2=0.99):
+  """The sign of what the stored moment of the earlier gradients and the last gradient add up to."""
+  earlier, t = past[:-1], len(past) - 1
+  m = _weighted_sum([(1 - b2) * b2 ** (t - i) for i in range(1, t + 1)], earlier)
+  return np.sign(b1 * m + (1 - b1) * past[-1])
+
+
 def beta2_at(t, cap=0.999):
   return min(cap, 1 - t**-0.8)
 

@@ -80,6 +80,11 @@ CASES = {
     {"name": "sgd", "momentum": 0.8, "nesterov": True},
     lambda: expected(lambda p: reference.sgd(p, 0.8, nesterov=True)),
   ),
+  "lion": ({"name": "lion", "beta2": 0.99}, lambda: expected(reference.lion)),
+  "lion-betas": (
+    {"name": "lion", "beta1": 0.8, "beta2": 0.95},
+    lambda: expected(lambda p: reference.lion(p, 0.8, 0.95)),
+  ),
   "adafactor-f32": (
     {"name": "adafactor", "momentum_dtype": "float32"},
     lambda: expected(reference.adafactor_rms, ema=lambda m: m),
@@ -247,6 +252,7 @@ def vit_b_shapes():
     ({"name": "adamw"}, 8.0, 8.001),
     ({"name": "adamw", "momentum_dtype": "bfloat16"}, 6.0, 6.001),
     ({"name": "sgd"}, 4.0, 4.001),
+    ({"name": "lion"}, 4.0, 4.001),
     ({"name": "sgd", "momentum": 0.0}, 0.0, 0.001),
   ],
   ids=str,
@@ -278,9 +284,10 @@ def test_defaults_work_from_a_config_dict():
   ("config", "message"),
   [
     ({"name": "adamv"}, "unknown optimizer 'adamv': did you mean 'adamw'"),
-    ({"name": "zzz"}, "choose one of adafactor, adamw, sgd"),
+    ({"name": "zzz"}, "choose one of adafactor, adamw, lion, sgd"),
     ({"name": "adamw", "beta": 0.9}, "unknown optimizer option 'beta': did you mean 'beta"),
     ({"name": "adamw", "momentum": 0.8}, "'adamw' does not use momentum=0.8: remove it .*0.9"),
+    ({"name": "lion", "eps": 1e-6}, "'lion' does not use eps=1e-06"),
     ({"name": "sgd", "beta2": 0.9}, "'sgd' does not use beta2=0.9"),
     ({"name": "adafactor", "eps": 1e-6}, "'adafactor' does not use eps=1e-06"),
     ({"name": "sgd", "bf16_coefficient": True}, "'sgd' does not use bf16_coefficient=True"),
