@@ -171,14 +171,22 @@ def test_what_is_kept_matters():
 
 
 def test_a_run_with_sam_learns(tmp_path):
-  changes = dict(
+  """The run of `test_train.test_a_small_run_learns`, with SAM."""
+  config = tiny(
     branches=(),
-    cooldown=0.2,
-    total_steps=60,
+    total_steps=200,
+    cooldown=0.3,
+    batch_size=64,
+    checkpoint_every=1000,
+    model=dict(name="ViT-w32d2/4", pool="gap"),
+    data=dict(name="synthetic(glyphs=3, label_noise=0, train_size=8192, test_size=1000)"),
     optimizer=dict(learning_rate=3e-3),
-    evaluators=dict(test=dict(type="classification", split="test[:200]", every=0)),
-    sam=dict(kind="sam", rho=0.05, m=16),
+    schedule=dict(warmup=10, timescale=500),
+    evaluators=dict(test=dict(type="classification")),
+    sam=dict(kind="sam", rho=0.02, m=32),
   )
-  train.run(tiny(**changes), tmp_path, "t")
-  (found,) = measurements.read(tmp_path)
-  assert found["metrics"]["test_loss"] < 1.5  # that of chance is 2.3
+  train.run(config, tmp_path, "t")
+  (last,) = measurements.read(tmp_path)
+  assert last["train_flops"] == 2 * 3 * last["flops_per_image"] * 200 * 64
+  assert last["metrics"]["test_error"] < 0.5
+  assert last["metrics"]["test_loss"] < 0.6 * np.log(10)
