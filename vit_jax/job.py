@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from vit_jax import averages as averages_lib
 from vit_jax import (
+  ascent,
   branches,
   distillation,
   evaluators,
@@ -23,9 +23,9 @@ from vit_jax import (
   models,
   optim,
   parallel,
-  sharpness,
   step,
 )
+from vit_jax import averages as averages_lib
 from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import mixing, pipeline, sources
@@ -154,7 +154,7 @@ class Job:
     if self.sam is None:
       return step.of_state(step.make_gradient(loss, self.mesh, config.accumulate, self.frozen))
     peak = config.optimizer.learning_rate
-    return sharpness.make_gradient(
+    return ascent.make_gradient(
       loss,
       self.mesh,
       config.accumulate,
@@ -264,7 +264,7 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   mesh = parallel.make_mesh(**config.mesh)
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
   sam = optim.sam.resolve(config.sam, config.model.name)
-  sharpness.check_groups(sam, config.batch_size, config.accumulate, mesh)
+  ascent.check_groups(sam, config.batch_size, config.accumulate, mesh)
 
   def load(split: str) -> Any:
     return _load(config.data.name, split, config.data.dir)

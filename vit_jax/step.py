@@ -140,7 +140,7 @@ def make_train_step(
   """Returns the pure step `(state, batch) -> (state, metrics)`; the caller jits and donates.
 
   Args:
-    gradient: see `of_state`; SAM's is in `vit_jax.sharpness`.
+    gradient: see `of_state`; SAM's is in `vit_jax.ascent`.
     tx: takes this step's learning rate as the extra argument `learning_rate`.
     schedule: step -> learning rate of the trunk; the state's cooldown window multiplies it.
     cooldown_shape: "linear" or "1-sqrt".

@@ -35,7 +35,7 @@ from vit_jax.optim import groups, options
 # what is unset takes the value of its kind in `_KINDS`.
 OPTIONS: dict[str, type] = {
   "rho": float,  # radius, of gsam the largest; unset: that published for the model
-  "m": int,  # examples per perturbation; unset: the batch has one (vit_jax/sharpness.py)
+  "m": int,  # examples per perturbation; unset: the batch has one (vit_jax/ascent.py)
   "only": str,  # perturbed parameters: "norm" or a regex for whole "/"-joined paths; unset: all
   "eta": float,  # added to |w|; asam, unset: 0.01, as in the paper
   "rho_min": float,  # gsam, unset: 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vit_jax import parallel, sharpness, step
+from vit_jax import ascent, parallel, step
 from vit_jax.errors import UserError
 from vit_jax.optim import sam as sam_lib
 from vit_jax.optim.sam import Sam
@@ -72,7 +72,7 @@ def ours(problem, sam, accumulate=1, at=0, kept=None, frozen=()):
   flags = jax.tree_util.tree_map_with_path(
     lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/") in frozen, state.params
   )
-  gradient = sharpness.make_gradient(
+  gradient = ascent.make_gradient(
     loss,
     parallel.make_mesh(),
     accumulate,
@@ -359,4 +359,4 @@ def test_patterns_must_match_something_that_is_trained(problem):
 @pytest.mark.parametrize(("m", "accumulate"), [(5, 1), (8, 3), (24, 1), (3, 6), (6, 3)])
 def test_groups_that_do_not_fit_are_refused(m, accumulate):
   with pytest.raises(UserError, match=f"m={m} does not fit a batch of 12"):
-    sharpness.check_groups(Sam("sam", 0.1, m=m), 12, accumulate, parallel.make_mesh())
+    ascent.check_groups(Sam("sam", 0.1, m=m), 12, accumulate, parallel.make_mesh())

@@ -44,7 +44,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
-from test_sharpness_training import CASES, config, flat, train_for
+from test_ascent_training import CASES, config, flat, train_for
 for name in CASES:
   built, state, _ = train_for(config(**CASES[name]), 2)
   assert built.mesh.size == 8
