@@ -17,10 +17,25 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 # File -> the arguments to try ("": none). A new file needs an entry.
 ARGUMENTS = {
+  "cait_i1k.py": ("CaiT-S24", "CaiT-XXS24", "CaiT-XXS36"),
   "cct_cifar10.py": ("", "7/3x1"),
   "cifar10_ladder.py": ("",),
+  "compact_cifar.py": tuple(
+    f"{model},{recipe}"
+    for recipe in ("300,cifar10", "300,cifar100", "200,cifar10", "200,cifar100")
+    for model in ("CVT-7/4", "CCT-7/3x1", "CCT-7/3x2", "CCT-2/3x2", "ViT-Lite-7/4")
+  ),
+  "deit_i1k.py": tuple(
+    f"DeiT-{size}/16{kind}" for kind in ("-distilled", "") for size in ("Ti", "S", "B")
+  ),
   "distill_cifar10.py": ("", "elsewhere"),
   "quickstart.py": ("",),
+  "sam_i1k.py": tuple(
+    f"{model}{kind}"
+    for kind in ("", ",plain")
+    for model in ("Mixer-B/16", "ResNet-50", "ResNet-152", "ViT-B/16", "ViT-S/16")
+  ),
+  "swin_i1k.py": ("Swin-T", "Swin-S", "Swin-B"),
   "tiny_imagenet.py": tuple(
     f"{model},{trained}"
     for model in ("vit_l16", "deit_b", "cait_s36", "swin_l")
@@ -31,7 +46,19 @@ ARGUMENTS = {
     *(f"cifar10,{model},frozen" for model in ("Mixer-B/16", "BiT-R50x1", "T2T-ViT-7")),
     "cifar10,ResNet-50,frozen,224",
   ),
+  "vit_g_pretrain.py": ("g/14,photos", "G/14,photos"),
+  "vit_i1k.py": ("S/16,90", "S/16,300", "B/16,300"),
   "zoo_cifar10.py": ("", "6e12"),
+}
+# The arguments that are trained with as well, where the others are much the same made small.
+TRAINED = {
+  "cait_i1k.py": ("CaiT-S24",),
+  "compact_cifar.py": ("CVT-7/4,300,cifar10", "ViT-Lite-7/4,200,cifar100"),
+  "deit_i1k.py": ("DeiT-Ti/16-distilled",),
+  "sam_i1k.py": ("Mixer-B/16", "ResNet-50"),
+  "swin_i1k.py": ("Swin-T",),
+  "vit_g_pretrain.py": ("g/14,photos",),
+  "vit_i1k.py": ("S/16,90",),
 }
 
 SIZE = 16  # pixels
@@ -49,7 +76,8 @@ SMALL = {
 }
 # What making it small may change; all else is what the config is about.
 MAY_DIFFER = (
-  *("batch_size", "total_steps", "branches", "schedule.warmup", "init_from"),
+  *("batch_size", "total_steps", "branches", "cooldown", "init_from", "sam.m"),
+  *("schedule.warmup", "schedule.hold", "schedule.every"),
   r"data\..*",
   r"evaluators\.\w+\.split",
   rf"model\.({'|'.join(sorted({key for fields in SMALL.values() for key in fields}))})",
@@ -94,11 +122,16 @@ def shrink(config):
   for evaluator in small.evaluators.values():
     evaluator.split = "test[:8]"
   small.batch_size = 4 * config.accumulate
-  small.schedule.warmup = min(1, config.schedule.warmup)
+  if config.sam.m is not None:
+    small.sam.m = 2
+  for key in ("warmup", "hold", "every"):
+    small.schedule[key] = min(1, config.schedule[key])
   if config.branches:
     small.branches = (4,)
+    small.cooldown = min(2.0, config.cooldown)
   else:
-    small.total_steps = 2 + small.schedule.warmup  # whose first step has a rate of 0
+    # The first step of a warm-up may have a rate of 0.
+    small.total_steps = 2 + small.schedule.warmup + small.schedule.hold
   return config_lib.resolve(small)
 
 
@@ -146,6 +179,8 @@ def test_making_it_small_leaves_what_it_is_about(file, arg):
 
 def trained_cases():
   for file, arg in CASES:
+    if arg not in TRAINED.get(file, (arg,)):
+      continue
     if (file, arg) == ("zoo_cifar10.py", ""):  # eleven models
       yield pytest.param(file, arg, marks=pytest.mark.slow)
     elif file != "zoo_cifar10.py":  # its other budgets are the same models once more
