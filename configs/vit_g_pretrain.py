@@ -4,8 +4,8 @@
     --config.mesh.fsdp=64
 
 The arguments are the model and your data set, a TFDS name or an image folder; the published JFT-3B,
-of 29,593 classes, is Google's alone. Published on ImageNet after pre-training (2106.04560, tables 1
-and 2), and what a million steps of these batches cost on TPUv3 (10,900 core-days for g/14, from
+of 29,593 classes, is Google's alone. Published on ImageNet after pre-training (2106.04560, table 1
+and figure 2), and what a million steps of these batches cost on TPUv3 (10,900 core-days for g/14, from
 figure 2; 22,000 for G/14):
 
   g/14   fine-tuned 89.9% (off figure 2), 10-shot 84.5%   2.6e22 FLOPs
