@@ -5,8 +5,8 @@
 
 The arguments are the model and your data set, a TFDS name or an image folder; the published JFT-3B,
 of 29,593 classes, is Google's alone. Published on ImageNet after pre-training (2106.04560, table 1
-and figure 2), and what a million steps of these batches cost on TPUv3 (10,900 core-days for g/14, from
-figure 2; 22,000 for G/14):
+and figure 2), and what a million steps of these batches cost on TPUv3, by that figure 10,900
+core-days for g/14 and 22,000 for G/14:
 
   g/14   fine-tuned 89.9% (off figure 2), 10-shot 84.5%   2.6e22 FLOPs
   G/14   fine-tuned 90.45%, 10-shot 84.86%, both after 1.25 million such steps   4.75e22 FLOPs
