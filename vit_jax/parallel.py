@@ -1,7 +1,7 @@
 """Devices as a mesh with axes (data, fsdp), and arrays laid out on it."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -47,13 +47,18 @@ def initialize(
     jax.distributed.initialize()
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns the mesh over all devices; one of the axes may be -1, "all that are left".
+
+  Args:
+    data: devices along which only the batch is split.
+    fsdp: devices along which the state is split, too.
+    devices: instead of those that are there: to compile for others.
 
   Raises:
     UserError: the product of the axes is not the number of devices.
   """
-  n = jax.device_count()
+  n = jax.device_count() if devices is None else len(devices)
   sizes = {"data": data, "fsdp": fsdp}
   for axis, other in (("data", fsdp), ("fsdp", data)):
     if sizes[axis] == -1 and other > 0:
@@ -64,7 +69,10 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
       "set data=-1 and an fsdp that divides them"
     )
   return jax.make_mesh(
-    (sizes["data"], sizes["fsdp"]), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+    (sizes["data"], sizes["fsdp"]),
+    ("data", "fsdp"),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
   )
 
 
