@@ -8,7 +8,7 @@ separately. Sources:
     v3 123, v4 275, v5e 197, v5p 459, v6e 918, 7x 2,307 TFLOP/s. "Scaling Vision Transformers"
     (2106.04560) has the same for v3.
   GPU: NVIDIA's data sheets. They print twice as much where sparse matrices are possible (Ampere and
-    later); these are the dense halves. H100 and H200 as SXM modules: 1,979 / 2.
+    later); these are the dense halves. H100 and H200 as SXM modules: 989.
 
 Memory is the nominal one, in bytes: XLA leaves a few percent less to programs (of v3's 16 GiB,
 15.48).
@@ -65,9 +65,9 @@ DEVICES = (
   _gpu("A100", "A100.*", 312, 80 * GIB),
   _gpu("H100-PCIe", "H100 PCIe", 756.5, 80 * GIB),
   _gpu("H100-NVL", "H100 NVL", 835.5, 94e9),
-  _gpu("H100", "H100.*", 989.5, 80 * GIB),
+  _gpu("H100", "H100.*", 989, 80 * GIB),
   _gpu("H200-NVL", "H200 NVL", 835.5, 141e9),
-  _gpu("H200", "H200.*", 989.5, 141e9),
+  _gpu("H200", "H200.*", 989, 141e9),
   _gpu("B200", "B200.*", 2250, 180e9),
   _gpu("GB200", "GB200.*", 2500, 186e9),
   _gpu("L4", "L4", 121, 24e9),
