@@ -1,7 +1,7 @@
 """Everything that a config builds once and that its trunk and branches share."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from vit_jax import (
   distillation,
   evaluators,
   flops,
+  gathering,
   initial,
   losses,
   models,
@@ -29,6 +30,7 @@ from vit_jax import (
   step,
 )
 from vit_jax import averages as averages_lib
+from vit_jax import compiled as compiled_lib
 from vit_jax import config as config_lib
 from vit_jax import state as state_lib
 from vit_jax.data import mixing, pipeline, pixel_range, sources
@@ -94,7 +96,8 @@ class Job:
   @cached_property
   def target(self) -> state_lib.TrainState:
     """The shapes, dtypes and shardings of the state."""
-    return state_lib.abstract(self._init, self.config.seed, self.mesh)
+    zero1 = self.config.mesh.zero1 != 1
+    return state_lib.abstract(self._init, self.config.seed, self.mesh, zero1)
 
   def create_state(self) -> state_lib.TrainState:
     """Returns the state at step 0."""
@@ -228,17 +231,16 @@ class Job:
     )
 
   @cached_property
-  def train_step(self) -> Any:
-    """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs.
-
-    It does one step, or, where the set is resident, as many as `feed` was asked for: metrics are
-    then [most_steps].
-    """
+  def _jitted(self) -> tuple[Any, tuple]:
+    """The step to be compiled, and what it takes beside the state and a batch."""
     teacher = () if self.teacher is None else (self.teacher.place(self.mesh),)
     objective = distillation.objective(self.config.distill, self.loss_fn) if teacher else None
     if self.learner is not self.model:
       objective = contrastive.objective(self.config.contrastive)
-    loss = step.make_loss(self.learner, self.loss_fn, self.frozen, objective)
+    loss = gathering.where_used(
+      step.make_loss(self.learner, self.loss_fn, self.frozen, objective),
+      parallel.state_shardings(self.mesh, self.target.params),
+    )
     fn = step.make_train_step(
       self._gradient(loss),
       self.tx,
@@ -256,19 +258,39 @@ class Job:
       donate_argnums=0,
       out_shardings=(shardings, parallel.replicated(self.mesh)),
     )
+    return jitted, held
+
+  @cached_property
+  def train_step(self) -> Any:
+    """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs.
+
+    It does one step, or, where the set is resident, as many as `feed` was asked for: metrics are
+    then [most_steps].
+    """
+    jitted, held = self._jitted
     batch = self.feed(0, ahead=0)(1)
     print_once(self._describe())
     compiled = jitted.lower(self.target, batch, *held).compile()
-    memory = compiled.memory_analysis()
-    if memory is not None:
-      peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-      )
+    peak = compiled_lib.peak_bytes(compiled)
+    if peak is not None:
       print_once(f"  compiled: {gib(peak)} per device in a step")
     return (lambda state, batch: compiled(state, batch, *held)) if held else compiled
+
+  def lower(self) -> jax.stages.Lowered:
+    """Returns the step lowered from shapes alone, to be compiled for the mesh's devices.
+
+    Nothing is read and no state is made, so the devices need not be here; see ahead.py.
+    """
+    size, shape = self.config.data.image_size, (self.config.batch_size,)
+    sharding = parallel.batch_sharding(self.mesh)
+    batch = {
+      "image": jax.ShapeDtypeStruct(
+        (*shape, size, size, self.channels), jnp.float32, sharding=sharding
+      ),
+      "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding),
+    }
+    jitted, held = self._jitted
+    return jitted.lower(self.target, batch, *held)
 
   def _frozen_share(self) -> str:
     trained = optim.frozen.hide(self.frozen, self.target.params)
@@ -284,12 +306,13 @@ class Job:
         lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), self.target
       )
     )
+    sharded = "fsdp" if self.config.mesh.zero1 == 1 else "zero1"
     return (
       f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
       f"{si(self.num_params)} parameters{self._frozen_share()}, "
       f"{si(self.flops_per_image, 'FLOPs')} per image (forward)\n"
       f"  {self.mesh.size} x {jax.devices()[0].device_kind} "
-      f"(data {self.mesh.shape['data']}, fsdp {self.mesh.shape['fsdp']}), batch "
+      f"(data {self.mesh.shape['data']}, {sharded} {self.mesh.shape['fsdp']}), batch "
       f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
       f"{self.config.accumulate} micro-batch(es)); state: {gib(total)} in all, "
       f"{gib(own)} per device"
@@ -313,8 +336,20 @@ def _load(name: str, split: str, directory: str | None) -> Any:
   return sources.load(name, split, directory)
 
 
-def build(config: ml_collections.ConfigDict, name: str) -> Job:
+def build(
+  config: ml_collections.ConfigDict,
+  name: str,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+  load: Callable[[str], Any] | None = None,
+) -> Job:
   """Builds all parts of a run; whatever is wrong with the config shows here, before any step.
+
+  Args:
+    config: see `vit_jax.config`.
+    name: how the run is called in its measurements.
+    devices: of the mesh; all that there are if None.
+    load: split -> data source; None: the data set that the config names.
 
   Raises:
     UserError: the plan, the mesh, the batch, the data, the model or the optimiser.
@@ -330,15 +365,17 @@ def build(config: ml_collections.ConfigDict, name: str) -> Job:
   optim.schedule_free.check(
     config.optimizer.name, config.schedule.name, config.cooldown, config.branches
   )
-  mesh = parallel.make_mesh(**config.mesh)
+  mesh = parallel.make_mesh(**config.mesh, devices=devices)
   parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
   sam = optim.sam.resolve(config.sam, config.model.name)
   ascent.check_groups(sam, config.batch_size, config.accumulate, mesh)
   attack = adversarial_training.resolve(config.adversarial)
   contrastive.check(config)
 
-  def load(split: str) -> Any:
-    return _load(config.data.name, split, config.data.dir)
+  if load is None:
+
+    def load(split: str) -> Any:
+      return _load(config.data.name, split, config.data.dir)
 
   source = load(config.data.split)
   fields = {k: v for k, v in config.model.items() if k != "name" and v is not None}
