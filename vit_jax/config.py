@@ -146,7 +146,8 @@ def default() -> ml_collections.ConfigDict:
       **averages.DEFAULTS,
       mesh=dict(
         data=-1,  # devices along the batch; -1: all that are left
-        fsdp=1,  # devices over which parameters and optimiser state are sharded as well
+        fsdp=1,  # devices over which parameters and optimiser state are sharded as well (ZeRO-3)
+        zero1=1,  # in its stead: devices over which only the optimiser state is sharded
       ),
       # name -> dict(type=…, split=…, every=steps, …); every=0 evaluates only at the end.
       evaluators=dict(test=dict(type="classification", split="test", every=0)),

@@ -1,5 +1,6 @@
 """Devices as a mesh with axes (data, fsdp), and arrays laid out on it."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -47,29 +48,40 @@ def initialize(
     jax.distributed.initialize()
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  zero1: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
   """Returns the mesh over all devices; one of the axes may be -1, "all that are left".
 
   Args:
     data: devices along which only the batch is split.
-    fsdp: devices along which the state is split, too.
+    fsdp: devices along which the state is split, too: the mesh's axis `fsdp`.
+    zero1: the same axis, for a state whose parameters stay whole (see `state.abstract`).
     devices: instead of those that are there: to compile for others.
 
   Raises:
-    UserError: the product of the axes is not the number of devices.
+    UserError: both `fsdp` and `zero1`, or axes whose product is not the number of devices.
   """
   n = jax.device_count() if devices is None else len(devices)
-  sizes = {"data": data, "fsdp": fsdp}
-  for axis, other in (("data", fsdp), ("fsdp", data)):
+  if fsdp != 1 and zero1 != 1:
+    raise UserError(
+      f"config.mesh.fsdp={fsdp} shards all that zero1={zero1} does: leave one of them at 1"
+    )
+  name, parts = ("fsdp", fsdp) if zero1 == 1 else ("zero1", zero1)
+  sizes = {"data": data, name: parts}
+  for axis, other in (("data", parts), (name, data)):
     if sizes[axis] == -1 and other > 0:
       sizes[axis] = n // other
-  if sizes["data"] * sizes["fsdp"] != n or min(sizes.values()) < 1:
+  if sizes["data"] * sizes[name] != n or min(sizes.values()) < 1:
     raise UserError(
-      f"config.mesh=(data={data}, fsdp={fsdp}) does not cover the {n} device(s): "
-      "set data=-1 and an fsdp that divides them"
+      f"config.mesh=(data={data}, {name}={parts}) does not cover the {n} device(s): "
+      f"set data=-1 and {'an' if name == 'fsdp' else 'a'} {name} that divides them"
     )
   return jax.make_mesh(
-    (sizes["data"], sizes["fsdp"]),
+    (sizes["data"], sizes[name]),
     ("data", "fsdp"),
     axis_types=(AxisType.Auto, AxisType.Auto),
     devices=devices,
@@ -109,23 +121,29 @@ def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def state_shardings(mesh: Mesh, shapes: Any) -> Any:
   """Splits each large array of a state along its largest axis that `fsdp` divides (ZeRO-3).
 
+  Arrays stacked over the layers of a scan are split within each layer, and count by its size: a
+  scan takes one layer at a time, of which every device then has its part.
+
   Args:
     mesh: the mesh.
-    shapes: pytree of arrays or ShapeDtypeStructs.
+    shapes: pytree of arrays or ShapeDtypeStructs, such as parameters or what is shaped like them.
 
   Returns:
     The same tree of NamedShardings.
   """
   n = mesh.shape["fsdp"]
 
-  def one(x: Any) -> NamedSharding:
-    axes = [i for i, size in enumerate(x.shape) if size % n == 0]
-    if n == 1 or x.size < MIN_SHARDED_SIZE or not axes:
+  def one(path: tuple, x: Any) -> NamedSharding:
+    keys = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    # Snapshots of the parameters lie one after the other as well; see averages.py.
+    outer = ("blocks" in keys) + ("lawa" in keys)
+    axes = [i for i, size in enumerate(x.shape) if i >= outer and size % n == 0]
+    if n == 1 or math.prod(x.shape[outer:]) < MIN_SHARDED_SIZE or not axes:
       return replicated(mesh)
     axis = max(axes, key=lambda i: x.shape[i])
     return NamedSharding(mesh, P(*([None] * axis), "fsdp"))
 
-  return jax.tree.map(one, shapes)
+  return jax.tree_util.tree_map_with_path(one, shapes)
 
 
 def place(tree: Any, mesh: Mesh) -> Any:

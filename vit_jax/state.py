@@ -93,13 +93,24 @@ def init_fn(
   return init
 
 
-def abstract(init: Callable[[jax.Array], TrainState], seed: int, mesh: Mesh) -> TrainState:
-  """Returns the state's shapes, dtypes and shardings without computing it."""
+def abstract(
+  init: Callable[[jax.Array], TrainState], seed: int, mesh: Mesh, zero1: bool = False
+) -> TrainState:
+  """Returns the state's shapes, dtypes and shardings without computing it.
+
+  Args:
+    init: see `init_fn`.
+    seed: of the parameters.
+    mesh: the devices.
+    zero1: every device has all parameters, and a part of what only their update needs.
+  """
   shapes = jax.eval_shape(init, jax.random.key(seed))
+  shardings = parallel.state_shardings(mesh, shapes)
+  if zero1:
+    whole = jax.tree.map(lambda _: parallel.replicated(mesh), shapes.variables)
+    shardings = shardings.replace(**whole)
   return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    parallel.state_shardings(mesh, shapes),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
   )
 
 
