@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -55,3 +56,10 @@ def test_config_is_replaced_whole(tmp_path):
   (tmp_path / "config.json").write_text("{torn")
   with pytest.raises(UserError, match="not JSON"):
     rundir.check_config(tmp_path, config_lib.resolve({}))
+
+
+def test_who_holds_a_directory(tmp_path):
+  assert rundir.holder(tmp_path) is None
+  with rundir.lock(tmp_path):
+    assert rundir.holder(tmp_path) == f"pid {os.getpid()} on {os.uname().nodename}"
+  assert rundir.holder(tmp_path) is None

@@ -8,6 +8,7 @@ of B steps follows the trunk up to B - cooldown and decays the learning rate to 
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from vit_jax.errors import UserError
 from vit_jax.optim.schedules import NEVER
@@ -43,6 +44,11 @@ class Plan:
   def steps_from_scratch(self) -> int:
     """Steps that separate runs of the same durations would take."""
     return sum(w.end for w in self.branches.values())
+
+
+def directory(workdir: Path, step: int) -> Path:
+  """Returns the run directory of the branch that ends at `step`, of the trunk in `workdir`."""
+  return workdir / "branches" / str(step)
 
 
 def _window(end: int, cooldown: float) -> Window:

@@ -40,11 +40,11 @@ def initialize(
       num_processes=int(number) if number else None, process_id=int(rank) if rank else None
     )
   # Inside `srun`, that is: a batch script alone has the number of tasks as well.
-  elif (
-    "SLURM_STEP_NODELIST" in env
-    and int(env.get("SLURM_NTASKS", 1)) > 1
-    or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-  ):
+  elif "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_NTASKS", 1)) > 1:
+    # JAX would give each task one device; a task that is alone on its node has all of them.
+    alone = env["SLURM_NTASKS"] == env.get("SLURM_STEP_NUM_NODES")
+    jax.distributed.initialize(local_device_ids=[] if alone else None)
+  elif "," in env.get("TPU_WORKER_HOSTNAMES", ""):
     jax.distributed.initialize()
 
 

@@ -15,6 +15,7 @@ from vit_jax import parallel
 from vit_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
+_LOCK_FILE = ".lock"
 
 
 class Locked(UserError):
@@ -35,7 +36,7 @@ def lock(directory: Path) -> Iterator[None]:
   if jax.process_index() == 0:
     try:
       directory.mkdir(parents=True, exist_ok=True)
-      fd = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+      fd = os.open(directory / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
       problem = f"cannot write to run directory {directory} ({e.strerror}): give another --workdir"
   if not parallel.all_agree(problem is None):
@@ -62,6 +63,21 @@ def _try_lock(fd: int) -> bool:
   os.ftruncate(fd, 0)
   os.pwrite(fd, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
   return True
+
+
+def holder(directory: Path) -> str | None:
+  """Returns which live process holds a run directory, such as "pid 7 on host"; None: none does."""
+  path = directory / _LOCK_FILE
+  if not path.exists():
+    return None
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return os.read(fd, 64).decode().strip() or "unknown"
+  finally:
+    os.close(fd)
+  return None
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM (preemption) and Ctrl-C end a run at the next step, with everything saved."""
+"""Ctrl-C and the signals of schedulers end a run at the next step, with everything saved."""
 
 import signal
 from collections.abc import Iterator
@@ -21,6 +21,10 @@ class Interrupted(Exception):  # noqa: N818  (no error: the run was asked to sto
       f"{signal.Signals(signum).name} received: {saved}; the same command continues from there"
     )
 
+
+# What schedulers send before they take a machine away: SIGTERM, or one of the others as Slurm does
+# when it is told to (`--signal`).
+NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 # Calls of `StopFlag.requested` between two times that the processes of a run ask each other.
 AGREE_EVERY = 10
@@ -46,16 +50,19 @@ class StopFlag:
 
 @contextmanager
 def catch() -> Iterator[StopFlag]:
-  """Yields the flag that SIGTERM and the first Ctrl-C set; a second signal interrupts at once."""
+  """Yields the flag that `NOTICES` and the first Ctrl-C set; a second Ctrl-C interrupts at once.
+
+  A second notice changes nothing: it is repeated by schedulers while a run still saves.
+  """
   flag = StopFlag()
 
   def handle(signum: int, frame: FrameType | None) -> None:
     del frame
-    if flag.signum is not None:
+    if signum == signal.SIGINT and flag.signum is not None:
       raise KeyboardInterrupt
     flag.signum = signum
 
-  before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+  before = {s: signal.signal(s, handle) for s in (signal.SIGINT, *NOTICES)}
   try:
     yield flag
   finally:
