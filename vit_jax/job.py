@@ -1,6 +1,7 @@
 """Everything that a config builds once and that its trunk and branches share."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -37,7 +38,7 @@ from vit_jax.data import mixing, pipeline, pixel_range, sources
 from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
 from vit_jax.data.resident import Resident
 from vit_jax.optim import schedules
-from vit_jax.progress import gib, print_once, si
+from vit_jax.progress import gib, print_once, seconds, si
 
 # Parameters of scanned layers: their leading axis is the depth, no axis of a matrix.
 STACKED = r"(.*/)?blocks/.*"
@@ -260,21 +261,33 @@ class Job:
     )
     return jitted, held
 
-  @cached_property
+  @property
   def train_step(self) -> Any:
-    """The compiled `(state, batch) -> (state, metrics)`, its state donated; says what it needs.
+    """The compiled `(state, batch) -> (state, metrics)`, its state donated.
 
     It does one step, or, where the set is resident, as many as `feed` was asked for: metrics are
     then [most_steps].
     """
+    return self._compiled[0]
+
+  @property
+  def compile_seconds(self) -> float:
+    """What tracing and compiling the step took."""
+    return self._compiled[1]
+
+  @cached_property
+  def _compiled(self) -> tuple[Any, float]:
+    """The compiled step and the seconds that it took to make; says what it needs."""
     jitted, held = self._jitted
     batch = self.feed(0, ahead=0)(1)
     print_once(self._describe())
+    start = time.perf_counter()
     compiled = jitted.lower(self.target, batch, *held).compile()
+    spent = time.perf_counter() - start
     peak = compiled_lib.peak_bytes(compiled)
-    if peak is not None:
-      print_once(f"  compiled: {gib(peak)} per device in a step")
-    return (lambda state, batch: compiled(state, batch, *held)) if held else compiled
+    needs = "" if peak is None else f": {gib(peak)} per device in a step"
+    print_once(f"  compiled in {seconds(spent)}{needs}")
+    return (lambda state, batch: compiled(state, batch, *held)) if held else compiled, spent
 
   def lower(self) -> jax.stages.Lowered:
     """Returns the step lowered from shapes alone, to be compiled for the mesh's devices.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from vit_jax import branches, cli, parallel, signals, summary, train
+from vit_jax import branches, cli, parallel, profiling, signals, summary, train
 from vit_jax.errors import UserError
 from vit_jax.progress import print_once
 
@@ -45,6 +45,15 @@ def parser() -> argparse.ArgumentParser:
     "--rung", metavar="NAME", help="of a config with a ladder: only this rung, in DIR/NAME"
   )
   p.add_argument(
+    "--run",
+    metavar="NAME",
+    help="of one run: call it so and train it in DIR/NAME (see scaling.sweep)",
+  )
+  part = p.add_mutually_exclusive_group()
+  part.add_argument(
+    "--trunk_only", action="store_true", help="no branches, only the checkpoints they start from"
+  )
+  part.add_argument(
     "--branch",
     type=int,
     metavar="STEPS",
@@ -53,6 +62,14 @@ def parser() -> argparse.ArgumentParser:
   )
   p.add_argument(
     "--list", action="store_true", help="print the plan (runs, branches, steps) and exit"
+  )
+  p.add_argument(
+    "--profile",
+    nargs="?",
+    const=profiling.DEFAULT,
+    metavar="FIRST:LAST",
+    help="write a trace of these steps, counted from where training (re)starts, into DIR/profile "
+    f"({profiling.DEFAULT} if not given)",
   )
   cli.add_process_flags(p)
   return p
@@ -63,6 +80,10 @@ def main(argv: Sequence[str]) -> int:
   args, overrides = parser().parse_known_args(argv)
   logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
   rungs = cli.pick_rung(cli.load_rungs(args.config, overrides), args.rung)
+  if args.run is not None:
+    if len(rungs) > 1:
+      raise UserError(f"--run needs --rung: the ladder has {', '.join(rungs)}")
+    rungs = {args.run: next(iter(rungs.values()))}
   root = args.workdir.resolve().name
   runs = {
     name: (rung, args.workdir / name, branches.plan(rung.branches, rung.cooldown, rung.total_steps))
@@ -73,7 +94,10 @@ def main(argv: Sequence[str]) -> int:
   if args.list:
     _print_plan(runs)
     return 0
+  traced = profiling.span(args.profile) if args.profile else None
   parallel.initialize(args.coordinator, args.num_processes, args.process_id)
+  if traced:
+    profiling.check()
   failed = []
   with signals.catch() as stop_flag:
     # All of them first: a mistake in the last rung should not show after the others have trained.
@@ -83,12 +107,12 @@ def main(argv: Sequence[str]) -> int:
     }
     for name, job in jobs.items():
       try:
-        train.execute(job, runs[name][1], stop_flag, args.branch)
+        train.execute(job, runs[name][1], stop_flag, args.branch, traced, args.trunk_only)
       except train.Diverged as e:
         failed.append(f"{job.name}: {e}")
       except signals.Interrupted as e:
         print_once(str(e))
-        return 0 if e.signum == signal.SIGTERM else 130
+        return 130 if e.signum == signal.SIGINT else 0
   if jax.process_index() == 0:
     summary.show({workdir: plan for _, workdir, plan in runs.values()})
   if failed:

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -47,19 +46,6 @@ def print_once(text: str) -> None:
     print(text, flush=True)
 
 
-def memory_in_use() -> str:
-  """Returns the first device's memory and its limit; for the CPU, this process's memory."""
-  stats = jax.local_devices()[0].memory_stats()
-  if stats:
-    return f"{gib(stats['bytes_in_use'])} of {gib(stats.get('bytes_limit', 0))}"
-  status = Path("/proc/self/status")
-  if status.exists():
-    for line in status.read_text().splitlines():
-      if line.startswith("VmRSS:"):
-        return gib(int(line.split()[1]) * 1024)
-  return "unknown"
-
-
 @cache
 def _console() -> Console:
   """Returns the one console of all bars: a bar within another's time then stands below it."""
@@ -68,6 +54,7 @@ def _console() -> Console:
 
 _T = TypeVar("_T")
 _LOG_EVERY = 30.0  # seconds between the lines that stand for a bar in a log
+_NOTABLE_WAIT = 0.05  # share of the time that training waits for data, from which on it is shown
 
 
 def track(items: Iterable[_T], name: str, total: int) -> Iterator[_T]:
@@ -97,7 +84,7 @@ class _Line:
     if not self._silent and sys.stderr.isatty():
       self._bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[text]}"),
@@ -141,35 +128,28 @@ class Bar(_Line):
 class Reporter(_Line):
   """Reports the steps of one segment of training (process 0 only; the others are silent)."""
 
-  def __init__(self, name: str, start: int, stop: int, batch_size: int) -> None:
-    """Counts from step `start` to `stop`, with `batch_size` images a step."""
+  def __init__(self, name: str, start: int, stop: int) -> None:
+    """Counts from step `start` to `stop`."""
     super().__init__(name, stop, start, redirect_stdout=sys.stdout.isatty())
-    self._stop, self._batch_size = stop, batch_size
-    self._last = (start, time.perf_counter())
+    self._stop = stop
 
-  def log(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Shows a line for the steps since the last one; returns the metrics with images/s."""
-    before, then = self._last
-    now = time.perf_counter()
-    self._last = (step, now)
-    rate = (step - before) / max(now - then, 1e-9)
-    metrics = {**metrics, "images_per_second": rate * self._batch_size}
-    stats = (
-      f"loss {metrics['loss']:.4f}  lr {metrics['learning_rate']:.2e}  "
-      f"{metrics['images_per_second']:.0f} images/s"
-    )
+  def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Shows a line for the steps since the last one.
+
+    Args:
+      step: steps done.
+      metrics: loss, learning_rate, and what `meter.Meter` reads.
+    """
+    loss, speed = f"loss {metrics['loss']:.4f}", [f"{metrics['images_per_second']:.0f} images/s"]
+    if "mfu" in metrics:
+      speed.append(f"MFU {metrics['mfu']:.0%}")
+    if metrics["data_wait_share"] >= _NOTABLE_WAIT:
+      speed.append(f"data {metrics['data_wait_share']:.0%}")
+    memory = f"{metrics['memory_peak_gib']:.1f} GiB" if "memory_peak_gib" in metrics else ""
     if self._bar:
-      self._bar.update(self._task, completed=step, text=f"{stats}  {memory_in_use()}")
+      self._bar.update(self._task, completed=step, text="  ".join([loss, *speed, memory]))
     elif not self._silent:
-      eta = seconds((self._stop - step) / max(rate, 1e-9))
-      print(
-        f"{self._name}  {step}/{self._stop}  {stats}  ETA {eta}  memory {memory_in_use()}",
-        file=sys.stderr,
-        flush=True,
-      )
-    return metrics
-
-  def pause(self, spent: float) -> None:
-    """Leaves seconds that went into evaluation and checkpoints out of the speed."""
-    step, then = self._last
-    self._last = (step, then + spent)
+      rate = f"lr {metrics['learning_rate']:.1e}"
+      eta = f"ETA {seconds((self._stop - step) * metrics['seconds_per_step'])}"
+      words = [self._name, f"{step}/{self._stop}", loss, rate, *speed, eta, memory]
+      print("  ".join(words), file=sys.stderr, flush=True)

@@ -10,17 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 from tensorboardX import SummaryWriter
 
-from vit_jax import chunks, measurements, report, rundir, signals, start
+from vit_jax import branches, chunks, devices, measurements, report, rundir, signals, start
 from vit_jax import job as job_lib
 from vit_jax.branches import Window
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
 from vit_jax.job import Job
+from vit_jax.meter import Meter
+from vit_jax.profiling import Trace
 from vit_jax.progress import Reporter, print_once
 from vit_jax.record import measurement
 from vit_jax.state import TrainState
@@ -54,11 +57,6 @@ class Diverged(UserError):
       f"{what}: the run stops, {kept}; lower the learning rate or lengthen the "
       "warm-up, in a new --workdir"
     )
-
-
-def branch_directory(workdir: Path, step: int) -> Path:
-  """Returns the run directory of the branch that ends at `step`."""
-  return workdir / "branches" / str(step)
 
 
 def run(
@@ -100,39 +98,52 @@ def prepare(
 
 
 def execute(
-  job: Job, workdir: Path, stop_flag: signals.StopFlag, branch: int | None = None
+  job: Job,
+  workdir: Path,
+  stop_flag: signals.StopFlag,
+  branch: int | None = None,
+  traced: tuple[int, int] | None = None,
+  trunk_only: bool = False,
 ) -> None:
-  """Trains what `prepare` has built; see `run`."""
+  """Trains what `prepare` has built; see `run`.
+
+  Args and errors: there; and
+    traced: the steps to write a trace of, see `profiling.Trace`.
+    trunk_only: leave the branches to other processes.
+  """
+  trace = Trace(traced, workdir)
   if branch is not None:
-    _run_branch(job, workdir, branch, stop_flag)
+    _run_branch(job, workdir, branch, stop_flag, trace)
     return
   with rundir.lock(workdir):
     rundir.check_config(workdir, job.config)  # again: another process may have been faster
     rundir.write_config(workdir, job.config)
     diverged = None
     try:
-      _train_segment(job, workdir, job.plan.trunk, job.plan.trunk_steps, stop_flag)
+      _train_segment(job, workdir, job.plan.trunk, job.plan.trunk_steps, stop_flag, trace)
     except Diverged as e:
       diverged = e  # the branches that leave the trunk before that step are still worth their while
     for step, window in job.plan.branches.items():
-      if diverged and window.start > diverged.last_good:
+      if trunk_only or (diverged and window.start > diverged.last_good):
         continue
       try:
-        _run_branch(job, workdir, step, stop_flag)
+        _run_branch(job, workdir, step, stop_flag, trace)
       except rundir.Locked as e:
         print_once(f"{job.name}: branch {step} is left to the process that trains it ({e})")
     if diverged:
       raise diverged
 
 
-def _run_branch(job: Job, workdir: Path, step: int, stop_flag: signals.StopFlag) -> None:
-  directory = branch_directory(workdir, step)
+def _run_branch(
+  job: Job, workdir: Path, step: int, stop_flag: signals.StopFlag, trace: Trace
+) -> None:
+  directory = branches.directory(workdir, step)
   window = job.plan.branches[step]
   with rundir.lock(directory):
     if any(m["final"] for m in measurements.read(directory)):
       return
     rundir.write_config(directory, job.config)
-    _train_segment(job, directory, window, window.end, stop_flag, trunk=workdir)
+    _train_segment(job, directory, window, window.end, stop_flag, trace, trunk=workdir)
 
 
 def _train_segment(
@@ -141,6 +152,7 @@ def _train_segment(
   window: Window,
   stop: int,
   stop_flag: signals.StopFlag,
+  trace: Trace,
   trunk: Path | None = None,
 ) -> None:
   """Trains one run directory up to step `stop`: a trunk, or (where it has one) a branch of it."""
@@ -182,8 +194,14 @@ def _train_segment(
     train_step, feed = job.train_step, job.feed(step)
     pending: Pending = []
     most = 1  # steps in a call; more as soon as their speed is known
-    with Reporter(label, step, stop, config.batch_size) as reporter, _events(directory) as events:
-      clock = time.perf_counter()
+    with (
+      Reporter(label, step, stop) as reporter,
+      _events(directory) as events,
+      trace.begin(step),
+    ):
+      if events is not None:
+        events.add_scalar("train/compile_seconds", job.compile_seconds, step)
+      meter, clock = _meter(job, step), time.perf_counter()
       while True:
         # What a checkpoint or a measurement says must be about finite numbers.
         stopping = stop_flag.requested()
@@ -220,21 +238,28 @@ def _train_segment(
               final=ends and step == stop,
             )
           clock = time.perf_counter()
-          reporter.pause(clock - now)
+          meter.pause(clock - now)
         if stopping:
           checkpoints.wait()
           raise signals.Interrupted(stop_flag.signum, step)
         if step >= stop:
           break
 
-        count = min(most, chunks.to_next(step, (*forks, stop), intervals))
-        state, metrics = train_step(state, feed(count))
+        spent = trace.at(step, state)
+        meter.pause(spent)
+        clock += spent
+        count = min(most, chunks.to_next(step, (*forks, *trace.edges, stop), intervals))
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+          with meter.waiting():
+            batch = feed(count)
+          state, metrics = train_step(state, batch)
         pending.append((count, metrics))
         step += count
         if len(pending) > MAX_AHEAD:
           jax.block_until_ready(pending[-MAX_AHEAD])
         if step % config.log_every == 0 or step == stop:
-          shown = reporter.log(step, _check_finite(pending, step, checkpoints))
+          shown = {**_check_finite(pending, step, checkpoints), **meter.read(step)}
+          reporter.log(step, shown)
           pending = []
           most = chunks.length(config.batch_size / shown["images_per_second"], job.most_steps)
           for key, value in shown.items():
@@ -243,6 +268,17 @@ def _train_segment(
     checkpoints.wait()
   finally:
     checkpoints.close()
+
+
+def _meter(job: Job, step: int) -> Meter:
+  """Returns what measures the speed of a run from a step on."""
+  peak = devices.peak_flops(jax.devices()[0].device_kind, jnp.dtype(job.model.dtype).name)
+  return Meter(
+    step,
+    job.config.batch_size,
+    flops=job.forward_passes * job.flops_per_image,
+    peak=peak and peak * jax.device_count(),
+  )
 
 
 _norm = jax.jit(optax.tree.norm)
