@@ -290,7 +290,11 @@ class Job:
     return (lambda state, batch: compiled(state, batch, *held)) if held else compiled, spent
 
   def lower(self) -> jax.stages.Lowered:
-    """Returns the step lowered from shapes alone, to be compiled for the mesh's devices.
+    """Returns the step lowered from shapes alone, to be compiled for the mesh's devices."""
+    return self.trace().lower()
+
+  def trace(self) -> jax.stages.Traced:
+    """Returns the step traced from shapes alone, to be lowered.
 
     Nothing is read and no state is made, so the devices need not be here; see ahead.py.
     """
@@ -303,7 +307,7 @@ class Job:
       "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding),
     }
     jitted, held = self._jitted
-    return jitted.lower(self.target, batch, *held)
+    return jitted.trace(self.target, batch, *held)
 
   def _frozen_share(self) -> str:
     trained = optim.frozen.hide(self.frozen, self.target.params)
