@@ -1,13 +1,16 @@
 import itertools
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_jax.data import folder, pipeline, sources
+from tests.data.conftest import write_image
+from tests.data.pictures import photo
+from vit_jax.data import pipeline, sources
 from vit_jax.data.sources import ArraySource, Source
 from vit_jax.errors import UserError
 
@@ -184,11 +187,47 @@ def test_folders_of_unequal_images_become_batches(image_folder):
   assert cached[0]["image"].shape == (12, 8, 8, 3)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_files_decoded_in_part_keep_to_their_positions(image_folder, monkeypatch, scaled):
+  for k in range(6):
+    path = image_folder / "train" / "cat" / f"large{k}.jpg"
+    write_image(path, photo(150 + 7 * k, 90 + 20 * k, seed=k))
+  monkeypatch.setattr(pipeline, "_CHUNK", 3)  # several chunks make a batch
+  source = sources.load(str(image_folder), "train")
+  options = dict(transforms=f"inception_crop(20, scaled={scaled})|flip", cache=False)
+  whole = _take(source, 7, num_threads=0, **options)
+  for threads in (1, 2):
+    _assert_equal(whole[3:], _take(source, 4, start_step=3, num_threads=threads, **options))
+  parts = [_take(source, 7, process_index=i, process_count=2, **options) for i in range(2)]
+  for step, batch in enumerate(whole):
+    for key, value in batch.items():
+      np.testing.assert_array_equal(value, np.concatenate([p[step][key] for p in parts]))
+  options = dict(transforms="inception_crop(20)|flip", cache=True)
+  assert _differ(whole, _take(source, 7, **options)) == scaled
+
+
+def test_what_is_decoded_at_a_scale_cannot_be_kept_in_memory(image_folder):
+  source = sources.load(str(image_folder), "train")
+  text = "inception_crop(4, scaled=True)"
+  with pytest.raises(UserError, match="cannot be kept decoded: use cache=None") as e:
+    _take(source, 1, transforms=text, cache=True)
+  assert "\n" not in str(e.value)
+  first = _take(source, 3, transforms=text, cache=None)
+  _assert_equal(first, _take(source, 3, transforms=text, cache=False))
+
+
+def test_chunks_of_unequal_images_give_one_line(image_folder, monkeypatch):
+  monkeypatch.setattr(pipeline, "_CHUNK", 1)
+  source = sources.load(str(image_folder), "train")
+  with pytest.raises(UserError, match="images of different sizes, such as .* with a crop or a res"):
+    _take(source, 3, transforms="flip", cache=False)
+
+
 def test_small_sets_are_decoded_once(image_folder, monkeypatch):
   source = sources.load(str(image_folder), "train")
   reads = []
-  real = folder.read_image
-  monkeypatch.setattr(folder, "read_image", lambda path: reads.append(path) or real(path))
+  real = Path.read_bytes
+  monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or real(path))
   for _ in range(2):
     _take(source, 8, transforms="resize(8)")
   assert len(source) <= len(reads) <= len(source) + 17  # and a sample, for their sizes

@@ -13,6 +13,7 @@ from vit_jax.data.operations import (
   choose_interpolation,
   register,
 )
+from vit_jax.data.stored import Stored, cut
 
 
 @register()
@@ -68,7 +69,7 @@ def trim(pixels: int) -> Op:
 _ATTEMPTS = 10
 
 
-@register(draws=2 * _ATTEMPTS + 2)
+@register(draws=2 * _ATTEMPTS + 2, cropping=True)
 def inception_crop(
   size: int,
   min_area: float = 0.05,
@@ -77,6 +78,7 @@ def inception_crop(
   max_aspect: float = 4 / 3,
   interpolation: str = "bilinear",
   antialias: bool = False,
+  scaled: bool = False,
 ) -> Op:
   """Cuts a random area of random aspect ratio and resizes it to size x size pixels.
 
@@ -85,17 +87,30 @@ def inception_crop(
   is uniform over the integers that keep the area in bounds and the box in the image, the place is
   uniform. An aspect ratio that leaves no height is drawn again, up to 10 times; after that the
   whole image is taken. The defaults are those of the ViT papers: no antialiasing.
+
+  Args:
+    size: of the result, in pixels.
+    min_area: smallest box as a share of the image.
+    max_area: largest.
+    min_aspect: least width / height.
+    max_aspect: largest.
+    interpolation: as for resize.
+    antialias: average over all source pixels where the box is larger than the result.
+    scaled: decode a JPEG file at 1/2, 1/4 or 1/8 of its size where the box is at least that many
+      times larger than the result, which is faster and changes pixels: the decoder averages over
+      2, 4 or 8 pixels a side, and the box's edges are rounded to them. The box itself is the same.
+      Images must not be kept decoded in memory.
   """
   check_size(size)
   check_interpolation(interpolation)
   if not (0 < min_area <= max_area <= 1 and 0 < min_aspect <= max_aspect):
     raise ValueError("needs 0 < min_area <= max_area <= 1 and 0 < min_aspect <= max_aspect")
 
-  def op(image: np.ndarray, u: np.ndarray) -> np.ndarray:
+  def op(image: np.ndarray | Stored, u: np.ndarray) -> np.ndarray:
     h, w = image.shape[:2]
-    y, x, box_h, box_w = crop_box(h, w, u, (min_area, max_area), (min_aspect, max_aspect))
-    cut = image[y : y + box_h, x : x + box_w]
-    return images.resize(cut, size, size, interpolation, antialias)
+    box = crop_box(h, w, u, (min_area, max_area), (min_aspect, max_aspect))
+    part = cut(image, *box, least=size if scaled else None)
+    return images.resize(part, size, size, interpolation, antialias)
 
   return op
 
@@ -168,7 +183,7 @@ def flip() -> Op:
   return op
 
 
-@register(draws=2 * _ATTEMPTS + 3)
+@register(draws=2 * _ATTEMPTS + 3, cropping=True)
 def random_resized_crop(
   size: int,
   min_area: float = 0.08,
@@ -198,11 +213,10 @@ def random_resized_crop(
   if not (0 < min_area <= max_area <= 1 and 0 < min_aspect <= max_aspect):
     raise ValueError("needs 0 < min_area <= max_area <= 1 and 0 < min_aspect <= max_aspect")
 
-  def op(image: np.ndarray, u: np.ndarray) -> np.ndarray:
+  def op(image: np.ndarray | Stored, u: np.ndarray) -> np.ndarray:
     h, w = image.shape[:2]
-    y, x, box_h, box_w = resized_box(h, w, u, (min_area, max_area), (min_aspect, max_aspect))
-    cut = image[y : y + box_h, x : x + box_w]
-    return images.resize(cut, size, size, kind(u[-1]), antialias)
+    box = resized_box(h, w, u, (min_area, max_area), (min_aspect, max_aspect))
+    return images.resize(cut(image, *box), size, size, kind(u[-1]), antialias)
 
   return op
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from vit_jax.data import images
 from vit_jax.data.sources import Example, Info, Source
+from vit_jax.data.stored import Stored
 from vit_jax.errors import UserError
 
 SPLITS = ("train", "val", "validation", "test")
@@ -125,11 +126,15 @@ def read_image(path: Path) -> np.ndarray:
   Raises:
     UserError: it is missing or corrupt.
   """
+  return _stored(path).decode()
+
+
+def _stored(path: Path) -> Stored:
+  remedy = "replace or delete it"
   try:
-    return images.decode(path.read_bytes())
-  except (OSError, ValueError) as e:
-    reason = e.strerror if isinstance(e, OSError) else e
-    raise UserError(f"corrupt image {path} ({reason}): replace or delete it") from None
+    return Stored(path.read_bytes(), str(path), remedy)
+  except OSError as e:
+    raise UserError(f"corrupt image {path} ({e.strerror}): {remedy}") from None
 
 
 class FolderSource(Source):
@@ -151,3 +156,7 @@ class FolderSource(Source):
   def __getitem__(self, index: int) -> Example:
     path, label = self._files[index]
     return {"image": read_image(path), "label": label}
+
+  def stored(self, indices: Sequence[int]) -> tuple[list[Stored], np.ndarray]:
+    found = [self._files[int(i)] for i in indices]
+    return [_stored(path) for path, _ in found], np.array([label for _, label in found], np.int32)

@@ -12,7 +12,8 @@ import numpy as np
 from vit_jax.data import images
 from vit_jax.errors import unknown
 
-# (uint8 or float32 [H, W, C] or [n, H, W, C], float64 [draws] or [n, draws]) -> images
+# (uint8 or float32 [H, W, C] or [n, H, W, C], float64 [draws] or [n, draws]) -> images; one that is
+# `cropping` may be given a `Stored` image.
 Op = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -24,23 +25,25 @@ class Entry:
     make: arguments -> operation.
     draws: random numbers for an image, the most that any arguments need.
     batched: whether the operation takes [n, H, W, C] and [n, draws].
+    cropping: whether it takes images that are not decoded, and decodes what it needs of them.
   """
 
   make: Callable[..., Op]
   draws: int
   batched: bool
+  cropping: bool
 
 
 REGISTRY: dict[str, Entry] = {}
 
 
 def register(
-  *, draws: int = 0, batched: bool = False
+  *, draws: int = 0, batched: bool = False, cropping: bool = False
 ) -> Callable[[Callable[..., Op]], Callable[..., Op]]:
   """Makes a function available in the text under its own name."""
 
   def decorate(make: Callable[..., Op]) -> Callable[..., Op]:
-    REGISTRY[make.__name__] = Entry(make, draws, batched)
+    REGISTRY[make.__name__] = Entry(make, draws, batched, cropping)
     return make
 
   return decorate

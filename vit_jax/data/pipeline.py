@@ -6,6 +6,7 @@ sees what an uninterrupted one on a single process sees, whatever the number of 
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 
 import grain
@@ -14,15 +15,19 @@ import numpy as np
 from vit_jax.data.memory import cached
 from vit_jax.data.order import Order, repeated
 from vit_jax.data.sources import ArraySource, Source
-from vit_jax.data.transforms import Transform
+from vit_jax.data.transforms import Transform, different_sizes
 from vit_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-# Examples that a thread reads at a time: few enough that several threads share a large batch and
-# that finished ones do not pile up, or, in memory, enough that NumPy's overhead does not count.
+# Examples that a thread reads at a time: few enough that several threads share a large batch, that
+# finished ones do not pile up, and that pixels stay in the processor's cache from one operation to
+# the next; of small images enough that NumPy's overhead does not count.
 _CHUNK = 128
 _MEMORY_CHUNK = 1024
+_CHUNK_BYTES = 4 * 2**20  # of pixels as they lie in the source
+_LEAST = 8
+_ALLOCATION = 32 * 2**20 - 2**12  # bytes; the C library of Linux learns from blocks below 32 MiB
 _FOREVER = 2**40  # steps
 
 
@@ -69,17 +74,17 @@ def train_batches(
   if not 1 <= repeats <= batch_size:
     raise UserError(f"repeats={repeats} must lie in 1..{batch_size}, the batch size")
   transform = Transform(transforms)
-  source = cached(source, cache, num_threads)
+  source = _kept(source, transform, cache, num_threads)
   order = Order(len(source), seed)
   first = process_index * local
 
   def read(step: int, start: int, stop: int) -> Batch:
     begin = (start_step + step) * batch_size + first
     positions = np.arange(begin + start, begin + stop)
-    images, labels = source.read(order(repeated(positions, batch_size, repeats)))
+    images, labels = source.stored(order(repeated(positions, batch_size, repeats)))
     return {"image": transform(images, seed, positions), "label": labels}
 
-  return _batches(read, local, _FOREVER, source, num_threads)
+  return _batches(read, local, _FOREVER, source, transforms, num_threads)
 
 
 def eval_batches(
@@ -104,20 +109,31 @@ def eval_batches(
   """
   local = _local_size(batch_size, process_count)
   transform = Transform(transforms)
-  source = cached(source, cache, num_threads)
+  source = _kept(source, transform, cache, num_threads)
   first = process_index * local
 
   def read(step: int, start: int, stop: int) -> Batch:
     begin = step * batch_size + first
     positions = np.arange(begin + start, begin + stop)
-    images, labels = source.read(np.minimum(positions, len(source) - 1))
+    images, labels = source.stored(np.minimum(positions, len(source) - 1))
     return {
       "image": transform(images, 0, positions),
       "label": labels,
       "mask": positions < len(source),
     }
 
-  return _batches(read, local, math.ceil(len(source) / batch_size), source, num_threads)
+  steps = math.ceil(len(source) / batch_size)
+  return _batches(read, local, steps, source, transforms, num_threads)
+
+
+def _kept(source: Source, transform: Transform, cache: bool | None, num_threads: int) -> Source:
+  """Returns the source as `cached`, or as it is where the transform must see the files."""
+  if transform.scaled and cache:
+    raise UserError(
+      f"transforms {transform.text!r} decode an image anew each time, as large as they need it, so "
+      "it cannot be kept decoded: use cache=None, or leave out scaled"
+    )
+  return cached(source, False if transform.scaled else cache, num_threads)
 
 
 def _local_size(batch_size: int, process_count: int) -> int:
@@ -131,18 +147,39 @@ def _local_size(batch_size: int, process_count: int) -> int:
 
 
 def _batches(
-  read: Callable[[int, int, int], Batch], size: int, steps: int, source: Source, num_threads: int
+  read: Callable[[int, int, int], Batch],
+  size: int,
+  steps: int,
+  source: Source,
+  transforms: str,
+  num_threads: int,
 ) -> Iterator[Batch]:
   """Has Grain's threads read the chunks (step, start, stop) ahead, and joins them to batches."""
   in_memory = isinstance(source, ArraySource)
   if in_memory:
     num_threads = min(num_threads, 1)  # indexing holds the interpreter lock: more only wait for it
-  parts = math.ceil(size / (_MEMORY_CHUNK if in_memory else _CHUNK))
+  parts = math.ceil(size / _chunk_size(source, _MEMORY_CHUNK if in_memory else _CHUNK))
   bounds = np.linspace(0, size, parts + 1).astype(int).tolist()
+  # The allocator of Linux gives memory back to the system at once, and pays for getting it again,
+  # unless it has seen a large block come and go.
+  np.empty(_ALLOCATION, np.uint8)
+  batches: dict[int, Batch] = {}  # those that are being filled
+  lock = threading.Lock()
 
   def chunk(number: int) -> Batch:
     step, k = divmod(number, parts)
-    return read(step, bounds[k], bounds[k + 1])
+    rows = read(step, bounds[k], bounds[k + 1])
+    if parts == 1:
+      return rows
+    with lock:
+      if step not in batches:
+        batches[step] = {key: np.empty((size, *x.shape[1:]), x.dtype) for key, x in rows.items()}
+      batch = batches[step]
+    for key, x in rows.items():
+      if x.shape[1:] != batch[key].shape[1:]:
+        raise different_sizes(transforms, {x.shape[1:], batch[key].shape[1:]})
+      batch[key][bounds[k] : bounds[k + 1]] = x
+    return batch
 
   chunks = (
     grain.MapDataset.range(steps * parts)
@@ -157,12 +194,16 @@ def _batches(
 
   def join() -> Iterator[Batch]:
     iterator = iter(chunks)
-    for _ in range(steps):
-      read_parts = [next(iterator) for _ in range(parts)]
-      yield (
-        read_parts[0]
-        if parts == 1
-        else {key: np.concatenate([p[key] for p in read_parts]) for key in read_parts[0]}
-      )
+    for step in range(steps):
+      for _ in range(parts):
+        batch = next(iterator)
+      batches.pop(step, None)
+      yield batch
 
   return join()
+
+
+def _chunk_size(source: Source, most: int) -> int:
+  """Returns how many examples of a source to work on at a time."""
+  (image, *_), _ = source.stored([0])
+  return min(max(_CHUNK_BYTES // math.prod(image.shape), _LEAST), most)

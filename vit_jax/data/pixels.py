@@ -6,13 +6,18 @@ from vit_jax.data.operations import Op, register
 
 
 def _affine(batch: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
-  """Returns float32 batch * scale + offset, where scale and offset are [C] or []."""
+  """Returns float32 batch * scale + offset, where scale and offset are both [C] or [1]."""
   check_map(batch, scale)
+  if scale.size == 1:
+    out = batch * np.float32(scale[0])
+    out += np.float32(offset[0])
+    return out
   n, h, w, channels = batch.shape
   # Rows of W * C are several times faster to broadcast over than pixels of C.
   row_scale = np.resize(scale.astype(np.float32), w * channels)
   row_offset = np.resize(offset.astype(np.float32), w * channels)
-  out = batch.reshape(n * h, w * channels) * row_scale
+  out = batch.reshape(n * h, w * channels).astype(np.float32)
+  out *= row_scale
   out += row_offset
   return out.reshape(batch.shape)
 

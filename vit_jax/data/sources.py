@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vit_jax.data import calls
+from vit_jax.data.stored import Images, Stored, decoded
 from vit_jax.errors import UserError
 
 Example = dict[str, Any]  # {"image": uint8 [H, W, C], "label": int}
@@ -47,6 +48,10 @@ class Source(abc.ABC):
     """Returns (images, labels int32 [n]); images of equal shape may come as one array."""
     examples = [self[int(i)] for i in indices]
     return [e["image"] for e in examples], np.array([e["label"] for e in examples], np.int32)
+
+  def stored(self, indices: Sequence[int]) -> tuple[Images, np.ndarray]:
+    """Returns as `read`, but images may be `Stored`, decoded as far as a transform needs them."""
+    return self.read(indices)
 
   def file_names(self, indices: Sequence[int]) -> list[str]:
     """Returns the names of the files that the images came from.
@@ -101,14 +106,18 @@ class _Parts(Source):
     return out
 
   def read(self, indices: Sequence[int]) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
+    images, labels = self.stored(indices)
+    return decoded(images), labels
+
+  def stored(self, indices: Sequence[int]) -> tuple[Images, np.ndarray]:
     indices = np.asarray(indices)
     part = np.searchsorted(self._ends, indices, side="right")
-    images: list[np.ndarray] = [np.empty(0)] * len(indices)
+    images: list[np.ndarray | Stored] = [np.empty(0)] * len(indices)
     labels = np.empty(len(indices), np.int32)
     for k in np.unique(part):
       source, _, stop = self._parts[k]
       at = np.flatnonzero(part == k)
-      found, labels[at] = source.read(indices[at] - self._ends[k] + stop)
+      found, labels[at] = source.stored(indices[at] - self._ends[k] + stop)
       if len(at) == len(indices):
         return found, labels
       for i, image in zip(at, found, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vit_jax.data.sources import Example, Source
+from vit_jax.data.stored import Images
 from vit_jax.errors import UserError
 
 
@@ -23,6 +24,9 @@ class Subset(Source):
   def read(self, indices: Sequence[int]) -> tuple[np.ndarray | list[np.ndarray], np.ndarray]:
     """Returns (images, labels int32 [n]); images of equal shape may come as one array."""
     return self._source.read(self._indices[np.asarray(indices)])
+
+  def stored(self, indices: Sequence[int]) -> tuple[Images, np.ndarray]:
+    return self._source.stored(self._indices[np.asarray(indices)])
 
 
 def draw(source: Source, examples: int | None, seed: int = 0) -> Source:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_jax.data import images
 from vit_jax.data.sources import Example, Info, Source
+from vit_jax.data.stored import Stored
 from vit_jax.errors import UserError
 
 INFO_FILE = "dataset_info.json"
@@ -123,7 +123,7 @@ class TfdsSource(Source):
           f"data set {name} has images of {image.np_dtype} {image.shape}: only uint8 "
           "with 1 or 3 channels can be read"
         )
-      # Images are decoded here (`images.decode`), so that grey and CMYK files get 3 channels;
+      # Images are decoded here (`Stored`), so that grey and CMYK files get 3 channels;
       # other features (file names, boxes) would only cost time.
       skip = {key: tfds.decode.SkipDecoding() for key in names - {"label"}}
       self._data = builder.as_data_source(split=split, decoders=skip)
@@ -165,17 +165,17 @@ class TfdsSource(Source):
       ) from e
 
   def read(self, indices: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+    found, labels = self.stored(indices)
+    return [image.decode() for image in found], labels
+
+  def stored(self, indices: Sequence[int]) -> tuple[list[Stored], np.ndarray]:
     records = self._records(indices)
-    decoded = []
-    for i, record in zip(indices, records, strict=True):
-      try:
-        decoded.append(images.decode(record["image"], self._channels))
-      except ValueError as e:
-        raise UserError(
-          f"corrupt image: example {i} of {self.info.name} ({self.info.split}) in "
-          f"{self._directory} ({e}): prepare the set again"
-        ) from None
-    return decoded, np.array([r["label"] for r in records], np.int32)
+    place = f"of {self.info.name} ({self.info.split}) in {self._directory}"
+    found = [
+      Stored(r["image"], f"{i} {place}", "prepare the set again", self._channels)
+      for i, r in zip(indices, records, strict=True)
+    ]
+    return found, np.array([r["label"] for r in records], np.int32)
 
 
 def one_line(error: Exception) -> str:

@@ -14,10 +14,9 @@ import numpy as np
 # These register their operations.
 from vit_jax.data import autoaugment, calls, color, crops, erasing, pixels, randaugment  # noqa: F401
 from vit_jax.data.operations import REGISTRY, Entry, Op, find
+from vit_jax.data.stored import Images, Stored, decoded
 from vit_jax.data.uniforms import uniforms
 from vit_jax.errors import UserError
-
-Images = np.ndarray | list[np.ndarray]
 
 
 def usages() -> dict[str, str]:
@@ -44,16 +43,18 @@ class Transform:
       UserError: an operation or argument is unknown or wrong; the nearest name is given.
     """
     self.text = text
+    self.scaled = False  # whether the pixels depend on images being decoded by this transform
     self._ops: list[tuple[str, Op, Entry]] = []
     for call in calls.parse(text, "transforms"):
       name, entry = call[0], find(call[0])
+      self.scaled |= calls.bind(entry.make, call, "transform").arguments.get("scaled", False)
       self._ops.append((name, calls.apply(entry.make, call, "transform"), entry))
 
   def __call__(self, batch: Images, seed: int, positions: np.ndarray) -> np.ndarray:
     """Preprocesses images.
 
     Args:
-      batch: uint8 [n, H, W, C], or n images of their own sizes.
+      batch: uint8 [n, H, W, C], or n images of their own sizes, decoded or not.
       seed: of the run.
       positions: integers [n], the place of each image in the run, which keys its randomness.
 
@@ -61,32 +62,43 @@ class Transform:
       uint8 or float32 [n, H, W, C].
 
     Raises:
-      UserError: an operation cannot take these images, or their sizes differ at the end.
+      UserError: an operation cannot take these images, their sizes differ at the end, or one
+        cannot be decoded.
     """
     for stream, (name, op, entry) in enumerate(self._ops):
       u = uniforms(seed, stream, positions, entry.draws)
       try:
         if entry.batched:
-          batch = _stack(batch)
+          batch = _stack(decoded(batch))
           if isinstance(batch, np.ndarray):
             batch = op(batch, u)
           else:
             batch = [op(image[None], v[None])[0] for image, v in zip(batch, u, strict=True)]
         else:
-          batch = [op(image, v) for image, v in zip(batch, u, strict=True)]
+          # One image after the other: its pixels are still in the processor's cache.
+          batch = [
+            op(image.decode() if isinstance(image, Stored) and not entry.cropping else image, v)
+            for image, v in zip(batch, u, strict=True)
+          ]
+      except UserError:
+        raise
       except ValueError as e:
         raise UserError(f"transform {name} in {self.text!r}: {e}") from None
-    batch = _stack(batch)
+    batch = _stack(decoded(batch))
     if not isinstance(batch, np.ndarray):
-      shapes = sorted({image.shape for image in batch})
-      raise UserError(
-        f"images of different sizes, such as {shapes[0]} and {shapes[-1]}, cannot "
-        f"form a batch: end transforms {self.text!r} with a crop or a resize"
-      )
+      raise different_sizes(self.text, {image.shape for image in batch})
     return batch
 
 
-def _stack(batch: Images) -> Images:
+def different_sizes(text: str, shapes: set[tuple[int, ...]]) -> UserError:
+  """Returns the error for images that a text has left in several shapes."""
+  return UserError(
+    f"images of different sizes, such as {min(shapes)} and {max(shapes)}, cannot "
+    f"form a batch: end transforms {text!r} with a crop or a resize"
+  )
+
+
+def _stack(batch: np.ndarray | list[np.ndarray]) -> np.ndarray | list[np.ndarray]:
   """Makes one array of images of one shape."""
   if isinstance(batch, list) and len({image.shape for image in batch}) == 1:
     return np.stack(batch)
