@@ -53,6 +53,7 @@ NEUTRAL = {
   "optimizer.layer_decay": 1.0,
   "optimizer.lr_multipliers": [],
   "sam.kind": "none",
+  "updates": "after",
   **{f"optimizer.{key}": value for key, value in optim.ADDED.items()},
   **{f"{g}.{key}": value for g, keys in averages.DEFAULTS.items() for key, value in keys.items()},
   **{f"schedule.{key}": value for key, value in schedules.ADDED.items()},
@@ -65,6 +66,9 @@ def default() -> ml_collections.ConfigDict:
     dict(
       seed=0,  # gives initialisation, data order, augmentation and dropout
       batch_size=128,  # images a step, over all devices and all accumulated micro-batches
+      # When parameters change: "after" the gradient of the whole model, or "within" the backward
+      # pass, layer by layer, in less memory and with another clipping; see within.py.
+      updates="after",
       accumulate=1,  # micro-batches a step; the gradient is that of the whole batch
       total_steps=placeholder(int),  # length of the run or trunk; unset: up to the last branch
       # Steps at which a cooled-down model is wanted: each ends one branch off the trunk.
@@ -230,6 +234,8 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
     "data.repeats": 1,
   }
   flat = dict(flatten(config.to_dict()))
+  if config.updates not in ("after", "within"):
+    raise UserError(f"config key 'updates' must be 'after' or 'within', got {config.updates!r}")
   for key, low in least.items():
     if flat[key] < low:
       raise UserError(f"config key '{key}' must be at least {low}, got {flat[key]}")

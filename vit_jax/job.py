@@ -29,6 +29,7 @@ from vit_jax import (
   optim,
   parallel,
   step,
+  within,
 )
 from vit_jax import averages as averages_lib
 from vit_jax import compiled as compiled_lib
@@ -81,6 +82,8 @@ class Job:
   @cached_property
   def _init(self) -> Callable[[jax.Array], state_lib.TrainState]:
     def keep(params: Any) -> Any:
+      if self.updates_within:
+        return jnp.float32(0)  # the norm of the last gradient
       kept = self.sam is not None and self.sam.keeps
       return jax.tree.map(jnp.zeros_like, optim.frozen.hide(self.frozen, params)) if kept else None
 
@@ -88,6 +91,11 @@ class Job:
       self.learner, self.tx, self.config.data.image_size, self.channels, keep
     )
     return lambda key: self.averages.begin(init(key))
+
+  @property
+  def updates_within(self) -> bool:
+    """Whether parameters are updated within the backward pass; see within.py."""
+    return isinstance(self.tx, optim.layered.Layered)
 
   @cached_property
   def averages(self) -> averages_lib.Averages:
@@ -238,18 +246,20 @@ class Job:
     objective = distillation.objective(self.config.distill, self.loss_fn) if teacher else None
     if self.learner is not self.model:
       objective = contrastive.objective(self.config.contrastive)
-    loss = gathering.where_used(
-      step.make_loss(self.learner, self.loss_fn, self.frozen, objective),
-      parallel.state_shardings(self.mesh, self.target.params),
-    )
-    fn = step.make_train_step(
-      self._gradient(loss),
+    loss = step.make_loss(self.learner, self.loss_fn, self.frozen, objective)
+    scattered = parallel.state_shardings(self.mesh, self.target.params)
+    common = (
       self.tx,
       make_schedule(self.config),
       self.config.cooldown_shape,
       self.config.seed,
       self._prepare,
     )
+    if self.updates_within:
+      held_as = jax.tree.map(lambda x: x.sharding, self.target.params)
+      fn = within.make_train_step(loss, *common, held_as, scattered)
+    else:
+      fn = step.make_train_step(self._gradient(gathering.where_used(loss, scattered)), *common)
     fn, held = self.averages.follow(fn), teacher
     if self.resident is not None:
       fn, held = chunks.repeat(fn, self.most_steps), (*self.resident.place(self.mesh), *teacher)
@@ -344,6 +354,15 @@ def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], ja
     **config.schedule,
     learning_rate=config.optimizer.learning_rate,
     total_steps=config.total_steps,
+  )
+
+
+def _optimizer(config: ml_collections.ConfigDict, params: Any, frozen: Any) -> Any:
+  if config.updates == "within":
+    within.check(config, any(jax.tree.leaves(frozen)))
+    return optim.layered.make(config.optimizer, params, within.stacked_path(params))
+  return optim.make(
+    config.optimizer, params, stacked=STACKED if config.model.scan else None, frozen=frozen
   )
 
 
@@ -457,9 +476,7 @@ def build(
     attack=attack,
     loss_fn=loss_fn,
     teacher_model=teacher_model,
-    tx=optim.make(
-      config.optimizer, params, stacked=STACKED if config.model.scan else None, frozen=frozen
-    ),
+    tx=_optimizer(config, params, frozen),
     frozen=frozen,
     sam=sam,
     unperturbed=optim.sam.unperturbed(sam.only, params, frozen) if sam else frozen,

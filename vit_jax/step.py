@@ -19,8 +19,11 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
-# The stream of random numbers for batches: no micro-batch, whose streams count up, comes so far.
-_PREPARATION = 2**31 - 1
+
+def preparation_key(key: jax.Array) -> jax.Array:
+  """Returns the key for what happens to a step's batch before its gradient."""
+  # No micro-batch, whose streams count up, comes so far.
+  return jax.random.fold_in(key, 2**31 - 1)
 
 
 def make_loss(
@@ -155,7 +158,7 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch, *more: Any) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     if prepare is not None:
-      batch = prepare(batch, jax.random.fold_in(key, _PREPARATION), state.step, *more)
+      batch = prepare(batch, preparation_key(key), state.step, *more)
     lr = schedule(state.step) * schedules.cooldown(
       state.step, state.cooldown_start, state.cooldown_end, cooldown_shape
     )
