@@ -1,0 +1,260 @@
+"""Sweeps on this machine: real ones, tiny, and the launcher's rules with jobs of plain Python."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from training import CONFIG, finish, start, tiny, write_config
+
+from scaling import sweep
+from scaling.launch import costs, display, grid, local, logs
+from scaling.launch.jobs import Job
+from scaling.launch.places import Place
+from vit_jax import branches, measurements, rundir
+from vit_jax.checkpoint import DIRECTORY
+
+# A rung that trains and one that is not finite at its first step.
+LADDER = CONFIG.replace(
+  "evaluators=",
+  "ladder=dict(a=dict(), b=dict(optimizer=dict(learning_rate=1e30))),\n      evaluators=",
+)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+  """A ladder of which one rung fails, swept twice: the exit statuses, what was said, and where."""
+  root = tmp_path_factory.mktemp("sweep")
+  (root / "ladder.py").write_text(LADDER)
+  command = [sys.executable, "-m", "scaling.sweep", "--config", str(root / "ladder.py")]
+  command += ["--workdir", str(root / "out"), "--grid", "seed=3", "--jobs", "2"]
+  first = subprocess.run(command, capture_output=True, text=True, check=False)
+  second = subprocess.run([*command, "--only", "a*"], capture_output=True, text=True, check=False)
+  return root, first, second
+
+
+def expand(root):
+  return grid.expand(str(root / "ladder.py"), root / "out", [grid.axis("seed=3")])
+
+
+def test_a_failure_takes_nothing_with_it_but_its_branches(swept):
+  root, first, _ = swept
+  assert first.returncode == 1, first.stderr
+  assert "3 done" in first.stdout
+  assert "1 failed, 2 blocked" in first.stdout
+  assert "b,seed=3 failed (exit status 2)" in first.stdout
+  assert "error: sweep-" not in first.stdout
+  assert "loss nan" in first.stdout
+  assert "vit_jax.main --trunk_only --config" in first.stdout
+  assert "--rung b --run b,seed=3 --config.seed=3" in first.stdout
+  assert "not started, for their trunk did not come so far: b,seed=3@8, b,seed=3@12" in first.stdout
+  assert f"a,seed=3@12  running  log {root}/out/a,seed=3/branches/12/train.log" in first.stderr
+
+
+def test_a_sweep_measures_what_one_process_does(swept, tmp_path):
+  root, *_ = swept
+  finish(start(str(root / "ladder.py"), tmp_path / "run", "--rung", "a", "--config.seed=3"))
+  for part in (".", "branches/8", "branches/12"):
+    (here,) = measurements.read(tmp_path / "run/a" / part)
+    (there,) = measurements.read(root / "out/a,seed=3" / part)
+    assert here["metrics"] == pytest.approx(there["metrics"], rel=1e-5)
+    for key in ("branch", "final", "step", "train_flops", "seed", "config_hash", "model"):
+      assert here[key] == there[key], key
+    assert there["run"] == "out/a,seed=3"
+
+
+def test_what_is_finished_is_skipped(swept):
+  root, _, second = swept
+  assert second.returncode == 0, second.stderr
+  assert "3 skipped" in second.stdout
+  for job_log in (root / "out/a,seed=3").rglob("train.log"):
+    assert job_log.read_text().count("$ python -m vit_jax.main") == 1
+
+
+def test_progress_is_read_from_the_log(swept):
+  root, *_ = swept
+  run, _ = expand(root)
+  found = logs.progress(Job(run, 12).log)
+  assert found.step == 12
+  assert 1 < float(found.loss) < 4
+  assert float(found.rate) > 0
+  assert logs.last_lines(root / "out/b,seed=3/train.log", 5)[0].startswith("error: ")
+
+
+def test_the_plan_foretells_the_checkpoints(swept):
+  root, *_ = swept
+  run, _ = expand(root)
+  kept = [p for p in run.directory.rglob(f"{DIRECTORY}/*") if p.name.isdigit()]
+  assert costs.checkpoints_kept(run) == len(kept)
+
+
+@pytest.mark.parametrize("every", [1, 3, 4, 100])
+def test_checkpoints_kept_by_the_rule(every):
+  def by_rule(start, stop, forks):
+    saved = [s for s in range(start + 1, stop + 1) if s in forks or s % every == 0 or s == stop]
+    return len({*saved[-2:], *forks})
+
+  config = tiny(branches=(8, 12, 30), checkpoint_every=every)
+  plan = branches.plan(config.branches, config.cooldown, None)
+  run = grid.Run("", "", None, (), config, plan)
+  expected = by_rule(0, plan.trunk_steps, plan.fork_steps)
+  expected += sum(by_rule(w.start, w.end, ()) for w in plan.branches.values())
+  assert costs.checkpoints_kept(run) == expected
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+  config = write_config(tmp_path)
+  command = [sys.executable, "-m", "scaling.sweep", "--config", config]
+  command += ["--workdir", str(tmp_path / "out"), "--config.evaluators.test.every=0"]
+  long = [*command, "--config.branches=(200000,)"]
+  process = subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  wait_for(lambda: logs.progress(tmp_path / "out/train.log"))
+  process.send_signal(signal.SIGINT)
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == 130, out
+  assert "2 stopped" in out
+  assert "the same command goes on from here" in out
+  assert rundir.holder(tmp_path / "out") is None
+  text = (tmp_path / "out/train.log").read_text()
+  saved = int(text.split("received: saved at step ")[1].split(";")[0])
+  # Far beyond the short branch: its trunk is there already, from the same run.
+  done = subprocess.run([*command, "--config.branches=(8,)"], capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert "1 done, 1 skipped" in done.stdout
+  assert saved > 6
+
+
+# The launcher's rules, with jobs of plain Python.
+
+
+@dataclasses.dataclass(frozen=True)
+class Script(Job):
+  """A job that runs Python, and is finished when it has left a file."""
+
+  code: str = ""
+
+  @property
+  def label(self):
+    return self.run.label
+
+  @property
+  def directory(self):
+    return self.run.directory
+
+  def command(self):
+    return [sys.executable, "-c", f"{self.code}\nopen({str(self.directory / 'done')!r}, 'w')"]
+
+  def finished(self):
+    return (self.directory / "done").exists()
+
+  def ready(self):
+    return True
+
+
+def script(directory, code=""):
+  config = tiny()
+  plan = branches.plan(config.branches, config.cooldown, None)
+  return Script(
+    grid.Run(directory.name, directory.name, directory, (), config, plan), None, code=code
+  )
+
+
+def launch(jobs, places=1, show=lambda entries: None):
+  launcher = local.Launcher(jobs, [Place(None, {})] * places, {}, show)
+  return launcher.run(), launcher.entries
+
+
+def states(entries):
+  return [e.state for e in entries]
+
+
+def wait_for(condition, seconds=300):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, "it does not come"
+    time.sleep(0.05)
+
+
+def test_as_many_at_a_time_as_there_are_places(tmp_path):
+  most = 0
+
+  def show(entries):
+    nonlocal most
+    most = max(most, states(entries).count(local.RUNNING))
+
+  jobs = [script(tmp_path / str(i), "import time; time.sleep(0.3)") for i in range(5)]
+  signum, entries = launch(jobs, places=2, show=show)
+  assert signum is None
+  assert states(entries) == [local.DONE] * 5
+  assert most == 2
+
+
+def test_what_ends_without_having_finished_has_failed(tmp_path):
+  jobs = [script(tmp_path / "exits", "raise SystemExit(0)"), script(tmp_path / "fine")]
+  _, entries = launch(jobs)
+  assert states(entries) == [local.FAILED, local.DONE]
+  assert entries[0].code == 0
+
+
+def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
+  job = script(tmp_path / "held")
+  seen = []
+  holding = (
+    "import sys, time, pathlib; from vit_jax import rundir; d = pathlib.Path(sys.argv[1])\n"
+    "with rundir.lock(d):\n  print('held', flush=True); time.sleep(1); (d / 'done').touch()"
+  )
+  other = subprocess.Popen(
+    [sys.executable, "-c", holding, str(job.directory)], stdout=subprocess.PIPE
+  )
+  other.stdout.readline()
+  _, entries = launch([job], show=lambda entries: seen.append(entries[0].state))
+  other.communicate()
+  assert seen[0] == local.ELSEWHERE
+  assert local.RUNNING not in seen
+  assert states(entries) == [local.DONE]
+
+
+def test_the_second_ctrl_c_kills(tmp_path):
+  deaf = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True)\n"
+  )
+  job = script(tmp_path / "deaf", deaf + "time.sleep(600)")
+  told = threading.Event()
+
+  def interrupt():
+    wait_for(lambda: job.log.exists() and "\n1\n" in job.log.read_text())
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    time.sleep(1)
+    told.set()
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+  thread = threading.Thread(target=interrupt)
+  thread.start()
+  launcher = local.Launcher([job], [Place(None, {})], {}, lambda entries: None)
+  with pytest.raises(KeyboardInterrupt):
+    launcher.run()
+  thread.join()
+  assert told.is_set()
+  assert launcher.entries[0].process.returncode == -signal.SIGKILL
+
+
+def test_a_long_table_shows_what_matters(tmp_path):
+  entries = [local.Entry(script(tmp_path / str(i))) for i in range(50)]
+  entries[40].become(local.FAILED)
+  entries[45].become(local.DONE)
+  table = display.table(entries, rows=10)
+  assert table.row_count == 10
+  assert "40" in list(table.columns[0].cells)
+  assert "45" not in list(table.columns[0].cells)
+  assert table.caption == "and 40 more"
+  assert table.title == "1 failed, 48 waiting, 1 done"
+
+
+def test_a_pattern_that_no_run_fits(tmp_path, capsys):
+  (tmp_path / "ladder.py").write_text(LADDER)
+  arguments = ["--config", str(tmp_path / "ladder.py"), "--workdir", str(tmp_path / "out")]
+  with pytest.raises(ValueError, match="--only c: the runs are a, b"):
+    sweep.main([*arguments, "--only", "c"])
