@@ -8,6 +8,10 @@ gathers its parameters when it begins, and each layer's gradient is summed and s
 it is there. So it is said here, at the one place where every layer asks for a parameter: Flax
 takes whatever a metadata box of its own returns for the value, inside of its scans and remats too.
 
+On TPUs another thing is done there. Where all that a scan does with a float32 kernel is to round it
+to bfloat16, XLA rounds the kernels of all layers before the loop, and holds them through both
+passes. A factor of one that it cannot see through keeps that within the layer.
+
 A layer that is computed again in the backward pass (`config.model.remat`) is gathered again for
 it; where nothing is computed again, gathered kernels are among what the forward pass keeps.
 """
@@ -17,10 +21,14 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from vit_jax.models import target
+from vit_jax.models.stacking import STACKED
 
 
 def _constrain(x: jax.Array, mesh: Mesh, spec: P) -> jax.Array:
@@ -44,38 +52,52 @@ def _whole_bwd(mesh: Mesh, spec: P, _: None, gradient: jax.Array) -> tuple[jax.A
 _whole.defvjp(_whole_fwd, _whole_bwd)
 
 
-class _Sharded(struct.PyTreeNode, meta.AxisMetadata):
+class _Stored(struct.PyTreeNode, meta.AxisMetadata):
   """An array whose gradient is laid out as `spec` says, and which is whole where it is used."""
 
   value: Any
   mesh: Mesh = struct.field(pytree_node=False)
   spec: P = struct.field(pytree_node=False)
+  rounded_late: bool = struct.field(pytree_node=False)
 
   def unbox(self) -> jax.Array:
-    return _whole(self.value, self.mesh, self.spec)
+    value = _rounded_late(self.value) if self.rounded_late else self.value
+    return _whole(value, self.mesh, self.spec) if any(self.spec) else value
 
-  def replace_boxed(self, val: Any) -> "_Sharded":
+  def replace_boxed(self, val: Any) -> "_Stored":
     return self.replace(value=val)
 
-  def add_axis(self, index: int, params: dict[Any, Any]) -> "_Sharded":
+  def add_axis(self, index: int, params: dict[Any, Any]) -> "_Stored":
     del params
     return self.replace(spec=P(*self.spec[:index], None, *self.spec[index:]))
 
-  def remove_axis(self, index: int, params: dict[Any, Any]) -> "_Sharded":
+  def remove_axis(self, index: int, params: dict[Any, Any]) -> "_Stored":
     del params
     return self.replace(spec=P(*self.spec[:index], *self.spec[index + 1 :]))
 
 
-def where_used(loss: Callable, shardings: Any) -> Callable:
+def _rounded_late(x: jax.Array) -> jax.Array:
+  return x * jax.lax.optimization_barrier(jnp.ones((), x.dtype))
+
+
+def where_used(loss: Callable, shardings: Any, *, narrow: bool = False) -> Callable:
   """Returns `loss(params, *args)` that gathers each parameter where the model uses it.
 
   Args:
     loss: applies a Linen model to `params`; see `step.make_loss`.
     shardings: tree of NamedShardings like the parameters: those of their gradients. What is
       replicated is left alone.
+    narrow: the model rounds its kernels to bfloat16; on TPUs it then does so layer by layer.
   """
 
-  def box(x: jax.Array, sharding: NamedSharding) -> Any:
-    return x if sharding.is_fully_replicated else _Sharded(x, sharding.mesh, sharding.spec)
+  def box(path: tuple, x: jax.Array, sharding: NamedSharding) -> Any:
+    scanned = any(getattr(key, "key", None) == STACKED for key in path)
+    late = narrow and scanned and target.platform() == "tpu"
+    if sharding.is_fully_replicated and not late:
+      return x
+    return _Stored(x, sharding.mesh, sharding.spec, late)
 
-  return lambda params, *args: loss(jax.tree.map(box, params, shardings), *args)
+  def boxed(params: Any, *args: Any) -> Any:
+    return loss(jax.tree_util.tree_map_with_path(box, params, shardings), *args)
+
+  return boxed

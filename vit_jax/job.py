@@ -38,6 +38,7 @@ from vit_jax import state as state_lib
 from vit_jax.data import mixing, pipeline, pixel_range, sources
 from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
 from vit_jax.data.resident import Resident
+from vit_jax.models import target
 from vit_jax.optim import schedules
 from vit_jax.progress import gib, print_once, seconds, si
 
@@ -255,17 +256,19 @@ class Job:
       self.config.seed,
       self._prepare,
     )
+    narrow = self.config.model.dtype == "bfloat16"
     if self.updates_within:
       held_as = jax.tree.map(lambda x: x.sharding, self.target.params)
-      fn = within.make_train_step(loss, *common, held_as, scattered)
+      fn = within.make_train_step(loss, *common, held_as, scattered, narrow=narrow)
     else:
-      fn = step.make_train_step(self._gradient(gathering.where_used(loss, scattered)), *common)
+      loss = gathering.where_used(loss, scattered, narrow=narrow)
+      fn = step.make_train_step(self._gradient(loss), *common)
     fn, held = self.averages.follow(fn), teacher
     if self.resident is not None:
       fn, held = chunks.repeat(fn, self.most_steps), (*self.resident.place(self.mesh), *teacher)
     shardings = jax.tree.map(lambda x: x.sharding, self.target)
     jitted = jax.jit(
-      fn,
+      target.traced_for(self.mesh.devices.flat[0], fn),
       donate_argnums=0,
       out_shardings=(shardings, parallel.replicated(self.mesh)),
     )

@@ -122,6 +122,8 @@ def make_train_step(
   prepare: Callable[..., Batch],
   held: Any,
   scattered: Any,
+  *,
+  narrow: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Returns the pure step `(state, batch) -> (state, metrics)`, as `step.make_train_step` does.
 
@@ -134,6 +136,7 @@ def make_train_step(
     prepare: (batch, key, step, *more) -> the batch whose gradient is taken.
     held: tree of shardings of the parameters as the state holds them.
     scattered: tree of shardings of the parameters, those of their gradients and of the update.
+    narrow: see `gathering.where_used`.
 
   The state's `kept` is the norm of the last gradient, float32 [].
   """
@@ -177,14 +180,13 @@ def make_train_step(
         return whole_loss(rest, {}, batch, key)[0]
 
     def run(layer: Any, x: jax.Array, index: jax.Array, one: Any) -> jax.Array:
-      # Else XLA converts all layers' kernels at once, before the loop, and keeps them.
-      layer = jax.lax.optimization_barrier(layer)
       rngs = {"dropout": jax.random.fold_in(key, index)}
 
       def apply(params: Any) -> jax.Array:
-        return block.apply({"params": params}, x, one, rngs=rngs)[0]
+        return block.apply({"params": get(params, path)}, x, one, rngs=rngs)[0]
 
-      return gathering.where_used(apply, block_scattered)(layer)
+      shardings = put({}, path, block_scattered)
+      return gathering.where_used(apply, shardings, narrow=narrow)(put({}, path, layer))
 
     x, pull_before = jax.vjp(before, rest)
     encoder, each = seen[0]
@@ -204,18 +206,19 @@ def make_train_step(
     def backward(carry: tuple, step: tuple) -> tuple[tuple, None]:
       dx, stack, states, squares = carry
       (index, one), x = step
-      layer, own = jax.tree.map(
-        lambda a: jax.lax.dynamic_index_in_dim(a, index, keepdims=False), (stack, states)
-      )
+      layer = jax.tree.map(lambda a: a[index], stack)
       _, pull = jax.vjp(lambda layer, x: run(layer, x, index, one), layer, x)
       grads, dx = pull(dx)
       squares += _squares(grads)
       grads = clip(jnp.maximum(state.kept, jnp.sqrt(squares)), grads)
-      part = jax.lax.with_sharding_constraint(layer, block_scattered)
+      # Read again: a layer that both the gradient and the update use would be copied out first.
+      again = jax.lax.optimization_barrier(index)
+      part, own = jax.tree.map(lambda a: a[again], (stack, states))
+      part = jax.lax.with_sharding_constraint(part, block_scattered)
       new, own = tx.update_layer(grads, own, part, rest, lr)
       new = jax.lax.with_sharding_constraint(new, block_held)
       stack, states = jax.tree.map(
-        lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, index, 0),
+        lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, again, 0),
         (stack, states),
         (new, own),
       )

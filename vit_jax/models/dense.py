@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vit_jax.models import target
+
 
 class Dense(nn.Module):
   """y = x kernel + bias over the last `axes` axes of x.
 
-  The same parameters as `nn.DenseGeneral`, computed as one product of two matrices: XLA's CPU
-  backend needs 1.4 times as long for the gradient of a kernel when tokens have two axes.
+  The same parameters as `nn.DenseGeneral`. On CPUs it is computed as one product of two matrices:
+  there XLA needs 1.4 times as long for the gradient of a kernel when tokens have two axes. On
+  TPUs that would fix the layout of the result, and heads would have to be moved.
 
   Attributes:
     features: shape of the result's last axes.
@@ -39,9 +42,13 @@ class Dense(nn.Module):
     def init(key: jax.Array) -> jax.Array:
       return self.kernel_init(key, matrix).reshape(*inputs, *self.features)
 
-    kernel = self.param("kernel", init).reshape(matrix).astype(self.dtype)
-    y = x.astype(self.dtype).reshape(-1, matrix[0]) @ kernel
-    y = y.reshape(*batch, *self.features)
+    kernel = self.param("kernel", init).astype(self.dtype)
+    x = x.astype(self.dtype)
+    if target.platform() == "tpu":
+      y = jnp.tensordot(x, kernel, self.axes)
+    else:
+      y = x.reshape(-1, matrix[0]) @ kernel.reshape(matrix)
+      y = y.reshape(*batch, *self.features)
     if self.use_bias:
       y = y + self.param("bias", self.bias_init, self.features).astype(self.dtype)
     return y

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.errors import UserError
+from vit_jax.models import target
 from vit_jax.models.dense import Dense
 
 # "relu" stands for no GELU at all: theory about kernels at initialisation is about ReLU networks.
@@ -134,6 +135,9 @@ class Mlp(nn.Module):
     """Maps [..., D] to the same shape."""
     dense = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype)
     y = gelu(dense((self.hidden,), name="up")(x), self.gelu)
+    if target.platform() == "tpu":
+      # Else XLA computes the GELU anew for each tile of the product that follows.
+      y = jax.lax.optimization_barrier(y)
     self.sow("intermediates", "mlp_activations", y)
     y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
     return dense(x.shape[-1:], name="down")(y)

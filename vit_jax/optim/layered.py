@@ -26,7 +26,7 @@ def get(tree: Any, path: tuple[str, ...]) -> Any:
 def put(tree: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
   """Returns the nested dict with another subtree at a path."""
   key, *more = path
-  return {**tree, key: put(tree[key], tuple(more), value) if more else value}
+  return {**tree, key: put(tree.get(key, {}), tuple(more), value) if more else value}
 
 
 @dataclasses.dataclass(frozen=True)
