@@ -27,7 +27,7 @@ _CHUNK = 128
 _MEMORY_CHUNK = 1024
 _CHUNK_BYTES = 4 * 2**20  # of pixels as they lie in the source
 _LEAST = 8
-_ALLOCATION = 32 * 2**20 - 2**12  # bytes; the C library of Linux learns from blocks below 32 MiB
+_ALLOCATION = 31 * 2**20  # bytes; the C library of Linux learns from blocks below 32 MiB
 _FOREVER = 2**40  # steps
 
 
