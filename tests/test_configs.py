@@ -30,6 +30,7 @@ ARGUMENTS = {
     f"DeiT-{size}/16{kind}" for kind in ("-distilled", "") for size in ("Ti", "S", "B")
   ),
   "distill_cifar10.py": ("", "elsewhere"),
+  "ladder.py": ("",),
   "optimizers.py": ("adafactor", "adamw", "lion", "muon", "schedule_free_adamw", "sgd"),
   "quickstart.py": ("",),
   "regularization_cifar10.py": ("", "1"),
@@ -77,6 +78,7 @@ TRAINED = {
 RUNGS = {
   "adversarial_cifar10.py": ("fast_sam",),
   "distill_cifar10.py": ("hard-0", "soft-0"),
+  "ladder.py": ("w16d1",),
   "regularization_cifar10.py": ("autoaugment-0", "sam-0"),
   "sharpness_cifar10.py": ("resnet-sam",),
   "zoo_cifar10.py": ("DeiT", "T2T-ViT"),

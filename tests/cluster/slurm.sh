@@ -9,8 +9,8 @@
 # (default: a new one below /tmp), without systemd or cgroups; stops them at the end. Two rungs of a
 # trunk with two branches go to the queue, one of them as two tasks that are one jax.distributed run.
 # In the middle one trunk is taken off its node (scontrol requeue), and another is told that its time
-# is up; then every measurement must be there, and equal that of a sweep without Slurm. Ends with
-# "ok", or with what differs.
+# is up; then every measurement must be there, and equal that of a sweep without Slurm. A third rung
+# fails, and its branches must leave the queue. Ends with "ok", or with what is not as it should be.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
@@ -80,7 +80,7 @@ sweep="$python -m scaling.sweep --config $here/tiny_ladder.py"
 export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$dir/compiled"
 echo "== The ladder without Slurm"
 export XLA_FLAGS=--xla_force_host_platform_device_count=2
-$sweep --workdir "$dir/here"
+$sweep --workdir "$dir/here" --only '[ab]'
 
 echo "== The ladder on Slurm: rung a, each job one task of two devices"
 $sweep --workdir "$dir/there" --only a --launcher slurm --slurm time=30
@@ -89,7 +89,9 @@ $sweep --workdir "$dir/there" --only a --launcher slurm --slurm time=30 | tee "$
 if grep -q submitted "$dir/again"; then echo "it was"; exit 1; fi
 echo "== Rung b, each job two tasks of one device"
 export XLA_FLAGS=--xla_force_host_platform_device_count=1
-$sweep --workdir "$dir/there" --launcher slurm --slurm time=30,tasks_per_node=2
+$sweep --workdir "$dir/there" --only b --launcher slurm --slurm time=30,tasks_per_node=2
+echo "== A rung that fails"
+$sweep --workdir "$dir/there" --only fails --launcher slurm --slurm time=30
 
 echo "== Taking trunk a off its node in the middle"
 id_of() {
@@ -108,4 +110,8 @@ for run in a b; do
     { echo "trunk $run was not interrupted"; exit 1; }
 done
 grep -h "^releases" "$dir"/there/.slurm/*_log.out
+echo "== Again, when all is done: only what failed is submitted"
+$sweep --workdir "$dir/there" --launcher slurm --slurm time=30 | tee "$dir/again"
+[ "$(grep -c finished "$dir/again")" = 6 ] && [ "$(grep -c "fails.*: submitted" "$dir/again")" = 3 ]
+scancel --me
 echo ok

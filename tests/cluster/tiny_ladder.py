@@ -1,4 +1,4 @@
-"""Two rungs that train in seconds, for slurm.sh."""
+"""Two rungs that train in seconds, and one that fails at its first step, for slurm.sh."""
 
 from ml_collections import ConfigDict
 
@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
       data=dict(name="synthetic", image_size=16, split="train[:512]", num_threads=1),
       evaluators=dict(test=dict(type="classification", split="test[:200]")),
       schedule=dict(name="rsqrt", warmup=20, timescale=100),
-      ladder=dict(a=dict(seed=0), b=dict(seed=1)),
+      ladder=dict(a=dict(seed=0), b=dict(seed=1), fails=dict(optimizer=dict(learning_rate=1e30))),
     )
   )
