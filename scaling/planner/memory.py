@@ -65,6 +65,7 @@ def state(kind: Kind, cell: Cell) -> tuple[int, int, int]:
   They are found for one block, and blocks differ in nothing.
   """
   shape, depth = dataclasses.replace(cell.shape, depth=1), cell.shape.depth
+  kind = dataclasses.replace(kind, within=False)  # when parameters change is no matter here
   own, moments = _state(kind, shape, cell.setting.fsdp, cell.setting.zero1)
   return (
     own.size + depth * own.block_size,
@@ -95,11 +96,7 @@ def terms(kind: Kind, cell: Cell) -> dict[str, float]:
     "parameters": params,
     "moments": moments,
     "gradients": 4 * held * (1 + (kind.accumulate > 1)),
-    "copies": shape.depth
-    * does.block_params
-    * item
-    / setting.fsdp
-    * (item < 4 and not kind.within),
+    "copies": does.block_params * item * (item < 4) * (1 if kind.scan else shape.depth),
     "gathered": 4 * does.block_params * (setting.fsdp > 1),
     "one block": 4 * does.block_params * kind.within,
     "stream": shape.depth * stream,

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from typing import Any
 
@@ -69,8 +70,16 @@ def compile_cell(request: plan.Plan, cell: Cell) -> dict[str, Any]:
   return {**result, "seconds": round(time.perf_counter() - begin, 1)}
 
 
+def _end_with(parent: int) -> None:
+  """Ends this process, in the middle of a compilation too, when the one that asks has died."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
+
+
 def main() -> None:
   """Serves requests until stdin ends."""
+  threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
   answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print what is no answer
   for line in sys.stdin:
