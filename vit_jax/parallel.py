@@ -1,8 +1,11 @@
 """Devices as a mesh with axes (data, fsdp), and arrays laid out on it."""
 
+import importlib.util
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +26,8 @@ def initialize(
   """Joins the processes of a multi-host run; does nothing for a single process.
 
   The flags win; else the environment decides: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES
-  and JAX_PROCESS_ID), a Slurm step (srun) of several tasks, or a TPU pod.
+  and JAX_PROCESS_ID), a Slurm step (srun) of several tasks, or a TPU host, which knows the others of
+  its slice.
 
   Raises:
     UserError: only some of the three flags are given.
@@ -44,8 +48,19 @@ def initialize(
     # JAX would give each task one device; a task that is alone on its node has all of them.
     alone = env["SLURM_NTASKS"] == env.get("SLURM_STEP_NUM_NODES")
     jax.distributed.initialize(local_device_ids=[] if alone else None)
-  elif "," in env.get("TPU_WORKER_HOSTNAMES", ""):
-    jax.distributed.initialize()
+  elif has_tpu():
+    try:
+      jax.distributed.initialize()  # asks the cloud's metadata, also on a slice of one host
+    except (ValueError, OSError) as e:  # a TPU of another kind of machine
+      logging.warning("this TPU host is taken to be alone: nothing tells of others (%s)", e)
+
+
+def has_tpu() -> bool:
+  """Whether this machine has TPU chips that JAX is to use; does not take hold of them."""
+  chosen = os.environ.get("JAX_PLATFORMS", "")
+  chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
+  wanted = not chosen or "tpu" in chosen.split(",")
+  return bool(chips) and wanted and importlib.util.find_spec("libtpu") is not None
 
 
 def make_mesh(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vit_jax import parallel
 from vit_jax.errors import UserError
 
 
@@ -38,7 +39,7 @@ def find(jobs: int | None) -> list[Place]:
     jobs = max(1, len(gpus))
   if jobs < 1:
     raise UserError(f"--jobs {jobs}: at least 1")
-  if jobs > 1 and _has_tpu():
+  if jobs > 1 and parallel.has_tpu():
     raise UserError(f"--jobs {jobs}: the TPU of a host belongs to one process; leave --jobs out")
   if jobs == 1:
     return [Place(None, {})]
@@ -67,21 +68,13 @@ def _cores() -> list[int]:
   return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def _wants(platforms: Sequence[str]) -> bool:
-  chosen = os.environ.get("JAX_PLATFORMS", "")
-  return not chosen or any(p in chosen.split(",") for p in platforms)
-
-
 def _gpus() -> list[str]:
   plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-  if not _wants(("cuda", "gpu")) or not any(map(importlib.util.find_spec, plugins)):
+  chosen = os.environ.get("JAX_PLATFORMS", "")
+  wanted = not chosen or {"cuda", "gpu"} & set(chosen.split(","))
+  if not wanted or not any(map(importlib.util.find_spec, plugins)):
     return []
   visible = os.environ.get("CUDA_VISIBLE_DEVICES")
   if visible is not None:
     return [name for name in visible.split(",") if name]
   return sorted((p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*")), key=int)
-
-
-def _has_tpu() -> bool:
-  devices = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
-  return bool(devices) and _wants(("tpu",)) and importlib.util.find_spec("libtpu") is not None
