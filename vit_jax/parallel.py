@@ -26,8 +26,8 @@ def initialize(
   """Joins the processes of a multi-host run; does nothing for a single process.
 
   The flags win; else the environment decides: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES
-  and JAX_PROCESS_ID), a Slurm step (srun) of several tasks, or a TPU host, which knows the others of
-  its slice.
+  and JAX_PROCESS_ID), a Slurm step (srun) of several tasks, or a TPU host, which is told of the
+  others of its slice.
 
   Raises:
     UserError: only some of the three flags are given.
