@@ -67,7 +67,7 @@ def test_the_line_fits_100_columns(capsys):
   line = capsys.readouterr().err.rstrip()
   assert len(line) <= 100
   assert line.startswith("ladder/S  5000/9000  loss 2.3025  lr 1.0e-03  12345 images/s  MFU 55%")
-  assert line.endswith("data 12%  ETA 20m00s  61.2 GiB")
+  assert line.endswith("data 12%  ETA 20m00s  61 GiB")
   Reporter("ladder/S", 0, 9000).log(5000, full | dict(data_wait_share=0.02))
   assert "data" not in capsys.readouterr().err
 

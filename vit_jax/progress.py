@@ -145,7 +145,8 @@ class Reporter(_Line):
       speed.append(f"MFU {metrics['mfu']:.0%}")
     if metrics["data_wait_share"] >= _NOTABLE_WAIT:
       speed.append(f"data {metrics['data_wait_share']:.0%}")
-    memory = f"{metrics['memory_peak_gib']:.1f} GiB" if "memory_peak_gib" in metrics else ""
+    peak = metrics.get("memory_peak_gib")
+    memory = "" if peak is None else f"{peak:.{1 if peak < 10 else 0}f} GiB"
     if self._bar:
       self._bar.update(self._task, completed=step, text="  ".join([loss, *speed, memory]))
     elif not self._silent:
