@@ -169,11 +169,11 @@ def test_without_a_cluster(tmp_path, monkeypatch):
 def test_a_job_whose_time_is_up_saves_and_goes_on(cluster, tmp_path, monkeypatch):
   """What submitit does on a signal of Slurm's, done here: it is the same as on a cluster."""
   config = write_config(tmp_path)
-  flags = [f"--config.{key}" for key in ("branches=(8,1200)", "log_every=20")]
+  flags = [f"--config.{key}" for key in ("branches=(8,800)", "log_every=10")]
   (run,) = grid.expand(config, tmp_path / "out", (), [*flags, "--config.evaluators.test.every=0"])
   trunk = jobs.Job(run, None)
   ids = tmp_path / "ids.json"
-  ids.write_text(json.dumps({"out@8": "7_0", "out@1200": "7_1"}))
+  ids.write_text(json.dumps({"out@8": "7_0", "out@800": "7_1"}))
   monkeypatch.setattr(task, "_POLL", 0.2)
   first, again = task.Task(trunk, ids), []
 
