@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 from scaling.launch import display, dryrun, grid, jobs, local, logs, places, rates, slurm
-from vit_jax import cli, rundir
+from vit_jax import cli, rundir, summary
 from vit_jax.errors import UserError
 
 _EXAMPLES = """\
@@ -130,7 +130,12 @@ def main(argv: Sequence[str]) -> int:
   if args.dry_run:
     return _dry_run(runs, args)
   work = jobs.of_runs(runs)
-  return _submit(work, args) if args.launcher == "slurm" else _run_here(work, args)
+  if args.launcher == "slurm":
+    return _submit(work, args)
+  code = _run_here(work, args)
+  for line in summary.savings({run.directory: run.plan for run in runs}):
+    print(line)
+  return code
 
 
 def _dry_run(runs: list[grid.Run], args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from vit_jax.progress import track
 NUM_CLASSES = 1_000
 
 # Keys that neither FLOPs nor bytes depend on: runs that differ in these alone are built once.
-_FREE = ("seed", "optimizer.learning_rate", "init_from", "freeze", "distill")
+_FREE = ("seed", "optimizer.learning_rate", "init_from")
 
 
 @dataclasses.dataclass(frozen=True)

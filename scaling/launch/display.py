@@ -83,7 +83,8 @@ class Display:
       if self._states.get(label, WAITING) != entry.state:
         self._states[label], self._told[label] = entry.state, now
         where = f"  log {entry.job.log}" if entry.state == RUNNING else ""
-        _print(f"{label}  {entry.state}{where}")
+        if entry.state != SKIPPED:  # they may be many
+          _print(f"{label}  {entry.state}{where}")
       elif entry.state == RUNNING and now - self._told[label] > _LINES_EVERY:
         self._told[label] = now
         step, loss, rate, eta = _cells(entry)

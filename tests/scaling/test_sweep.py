@@ -1,6 +1,7 @@
 """Sweeps on this machine: real ones, tiny, and the launcher's rules with jobs of plain Python."""
 
 import dataclasses
+import io
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 
 import pytest
+from rich.console import Console
 from training import CONFIG, finish, start, tiny, write_config
 
 from scaling import sweep
@@ -44,6 +46,7 @@ def test_a_failure_takes_nothing_with_it_but_its_branches(swept):
   root, first, _ = swept
   assert first.returncode == 1, first.stderr
   assert "3 done" in first.stdout
+  assert "Branches share their trunks: 14 steps instead of 20 (30% saved)" in first.stdout
   assert "1 failed, 2 blocked" in first.stdout
   assert "b,seed=3 failed (exit status 2)" in first.stdout
   assert "error: sweep-" not in first.stdout
@@ -251,6 +254,20 @@ def test_a_long_table_shows_what_matters(tmp_path):
   assert "45" not in list(table.columns[0].cells)
   assert table.caption == "and 40 more"
   assert table.title == "1 failed, 48 waiting, 1 done"
+
+
+def test_a_terminal_has_a_live_table_and_a_log_has_lines(tmp_path, capsys):
+  jobs = [script(tmp_path / name, code) for name, code in (("fine", ""), ("fails", "1 / 0"))]
+  screen = io.StringIO()
+  with display.Display(Console(file=screen, force_terminal=True, width=100)) as show:
+    launch(jobs, show=show)
+  assert "fine" in screen.getvalue()
+  assert "images/s" in screen.getvalue()
+  assert capsys.readouterr().err == ""
+  with display.Display(Console(file=io.StringIO())) as show:
+    launch(jobs, show=show)
+  lines = [line.split("  ")[1:] for line in capsys.readouterr().err.splitlines()]
+  assert lines == [["fails", "running", f"log {jobs[1].log}"], ["fails", "failed"]]
 
 
 def test_a_pattern_that_no_run_fits(tmp_path, capsys):
