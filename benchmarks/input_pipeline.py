@@ -3,6 +3,7 @@
   python benchmarks/input_pipeline.py                    # images made on the spot
   TFDS_DATA_DIR=DIR python benchmarks/input_pipeline.py  # a prepared CIFAR-10
   python benchmarks/input_pipeline.py --augmentations    # each alone, on decoded images
+  python benchmarks/input_pipeline.py --jpeg [--quick]   # photographs at 224 px, see input_jpeg.py
 
 Rates are images per second of processor time, all threads counted, so they compare between
 machines with other work to do; the ratios are to decoding alone, and to a plain loop over NumPy
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import cv2
+import input_jpeg
 import numpy as np
 
 from vit_jax.data import pipeline, sources
@@ -123,11 +125,16 @@ def main() -> None:
   parser.add_argument("--seconds", type=float, default=3.0, help="of processor time a row")
   parser.add_argument("--step-ms", type=float, help="time of a training step of this batch size")
   parser.add_argument("--augmentations", action="store_true", help="measure each of them instead")
+  parser.add_argument("--jpeg", action="store_true", help="measure photographs instead")
+  parser.add_argument("--quick", action="store_true", help="--jpeg in half a minute, roughly")
   args = parser.parse_args()
   if args.augmentations:
     augmentations(args.seconds)
     return
   with tempfile.TemporaryDirectory() as scratch:
+    if args.jpeg:
+      input_jpeg.run(Path(scratch), args.quick)
+      return
     if os.environ.get("TFDS_DATA_DIR"):
       source = sources.load("cifar10", "train")
     else:
