@@ -14,6 +14,7 @@ import numpy as np
 
 from vit_jax.data.memory import cached
 from vit_jax.data.order import Order, repeated
+from vit_jax.data.recycling import Recycler
 from vit_jax.data.sources import ArraySource, Source
 from vit_jax.data.transforms import Transform, different_sizes
 from vit_jax.errors import UserError
@@ -164,6 +165,7 @@ def _batches(
   # unless it has seen a large block come and go.
   np.empty(_ALLOCATION, np.uint8)
   batches: dict[int, Batch] = {}  # those that are being filled
+  memory = Recycler()
   lock = threading.Lock()
 
   def chunk(number: int) -> Batch:
@@ -173,7 +175,7 @@ def _batches(
       return rows
     with lock:
       if step not in batches:
-        batches[step] = {key: np.empty((size, *x.shape[1:]), x.dtype) for key, x in rows.items()}
+        batches[step] = {k: memory.empty((size, *x.shape[1:]), x.dtype) for k, x in rows.items()}
       batch = batches[step]
     for key, x in rows.items():
       if x.shape[1:] != batch[key].shape[1:]:
