@@ -200,11 +200,11 @@ def test_nan_stops_at_its_step_and_keeps_the_last_checkpoint(tmp_path):
 def test_branches_that_left_before_the_trunk_broke_are_trained(tmp_path, monkeypatch):
   segment = train._train_segment
 
-  def breaks(job, directory, window, stop, stop_flag, trunk=None):
+  def breaks(job, directory, window, stop, stop_flag, trace, trunk=None):
     if trunk is None:
-      segment(job, directory, window, 7, stop_flag)
+      segment(job, directory, window, 7, stop_flag, trace)
       raise train.Diverged("step 8: loss nan", 6)
-    segment(job, directory, window, stop, stop_flag, trunk)
+    segment(job, directory, window, stop, stop_flag, trace, trunk)
 
   monkeypatch.setattr(train, "_train_segment", breaks)
   with pytest.raises(train.Diverged, match="step 8"):
