@@ -5,9 +5,9 @@
 Every contender is a process of its own, with one batch that is already on the device; they take
 turns, a few steps each, while the others wait. Prints the medians over the rounds of seconds a
 step and of processor seconds a step (of all threads; what counts where others share the machine),
-and both as multiples of the peers'. Ours is `job.train_step`, with AdamW and clipping, as the
-command line runs it, unrolled and as a scan over the layers. PyTorch is left out where it is not
-installed (`pip install timm`).
+and both as multiples of the peers'. Ours is `job.train_step` with AdamW and clipping, with the
+memory that the command line asks for (vit_jax/host_memory.py), unrolled and as a scan over the
+layers. PyTorch is left out where it is not installed (`pip install timm`).
 """
 
 import argparse
@@ -21,6 +21,8 @@ import time
 from multiprocessing.connection import Connection
 
 import cpu_step_peers as peers
+
+from vit_jax import host_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +81,6 @@ def our_step(shape: Shape, scan: bool) -> peers.Steps:
   """Makes the step of a training run."""
   import jax
 
-  from vit_jax import host_memory
-
-  host_memory.keep()
   job = job_of(shape, scan)
   batch, state = next(job.batches(0)), job.create_state()
 
@@ -112,7 +111,6 @@ CONTENDERS = {
 
 def serve(name: str, shape: Shape, cores: int, pipe: Connection) -> None:
   """Does as many steps as it is told, again and again, and says what they took."""
-  os.environ["JAX_PLATFORMS"] = "cpu"
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
   run = CONTENDERS[name](shape)
   run(2)  # compiles and warms up
@@ -131,7 +129,12 @@ def measure(
   for name in names:
     pipes[name], end = spawn.Pipe()
     workers.append(spawn.Process(target=serve, args=(name, shape, cores, end), daemon=True))
+    given = dict(os.environ)
+    if name.startswith("ours") and (value := host_memory.tunables(given)):
+      os.environ[host_memory.VARIABLE] = value  # as `python -m vit_jax.main` sets it
     workers[-1].start()
+    os.environ.clear()
+    os.environ.update(given)
     end.close()
     pipes[name].recv()
   found = {name: [] for name in names}
@@ -158,6 +161,7 @@ def main() -> None:
   p.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
   p.add_argument("--cores", type=int, default=2, help="that each contender may use")
   args = p.parse_args()
+  os.environ["JAX_PLATFORMS"] = "cpu"
   names = list(args.contenders)
   if "timm" in names and not all(map(importlib.util.find_spec, ("timm", "torch"))):
     names.remove("timm")

@@ -1,5 +1,6 @@
-"""Memory that stays with the process."""
+"""Huge pages for programs on the CPU."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -8,52 +9,71 @@ import pytest
 
 from vit_jax import host_memory
 
+GLIBC = platform.libc_ver()
+ASK = "glibc.malloc.hugetlb=1"
+pytestmark = pytest.mark.skipif(
+  GLIBC[0] != "glibc" or tuple(map(int, GLIBC[1].split("."))) < (2, 35), reason="a setting of glibc"
+)
+
+# The first lines of a command: what they print, they print once.
 CODE = """
-import resource, sys
-import numpy as np
+import os, sys
 from vit_jax import host_memory
-host_memory.keep({"JAX_PLATFORMS": "cpu", **dict.fromkeys(sys.argv[1:], "2")})
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(2):
-  before = faults()
-  np.ones(2**24, np.float32)  # 64 MiB
-  found = faults() - before
-print(found)
+before = os.environ.get("GLIBC_TUNABLES")
+host_memory.use_huge_pages()
+print(os.getpid(), sys.argv[1:], before)
 """
 
 
-def _faults(*args: str) -> int:
-  run = [sys.executable, "-c", CODE, *args]
-  return int(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+@pytest.fixture
+def machine(tmp_path):
+  policy, devices = tmp_path / "enabled", tmp_path / "dev"
+  policy.write_text("always [madvise] never")
+  devices.mkdir()
+  return policy, devices
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_a_large_block_is_not_mapped_again():
-  assert _faults() < 100
+def test_asks_where_the_kernel_wants_to_be_asked(machine):
+  assert host_memory.tunables({}, *machine) == ASK
+  assert host_memory.tunables({"JAX_PLATFORMS": "cpu"}, *machine) == ASK
+  for policy in ("[always] madvise never", "always madvise [never]"):
+    machine[0].write_text(policy)
+    assert host_memory.tunables({}, *machine) is None
+  machine[0].unlink()
+  assert host_memory.tunables({}, *machine) is None
 
 
-def test_settings_of_the_user_win():
-  assert _faults("MALLOC_ARENA_MAX") >= 32  # of 4 KiB, or at least as huge pages of 2 MiB
+def test_other_settings_stay_and_those_of_malloc_win(machine):
+  other = "glibc.cpu.hwcaps=-AVX2_Usable"
+  assert host_memory.tunables({"GLIBC_TUNABLES": other}, *machine) == f"{other}:{ASK}"
+  for own in ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=2"}, {"MALLOC_ARENA_MAX": "2"}):
+    assert host_memory.tunables(own, *machine) is None
 
 
 @pytest.mark.parametrize(
-  ("platforms", "device", "expected"),
+  ("platforms", "device", "asks"),
   [
     ("cpu", "nvidia0", True),
     ("cuda,cpu", None, False),
-    ("", None, True),
     ("", "nvidia0", False),
     ("", "accel0", False),
     ("", "vfio/0", False),
     ("", "nvidiactl", True),
   ],
 )
-def test_only_where_jax_computes_on_the_cpu(tmp_path, platforms, device, expected):
+def test_only_where_jax_computes_on_the_cpu(machine, platforms, device, asks):
   if device:
-    (tmp_path / device).parent.mkdir(exist_ok=True)
-    (tmp_path / device).touch()
-  assert host_memory.runs_on_cpu({"JAX_PLATFORMS": platforms}, tmp_path) is expected
+    (machine[1] / device).parent.mkdir(exist_ok=True)
+    (machine[1] / device).touch()
+  assert (host_memory.tunables({"JAX_PLATFORMS": platforms}, *machine) == ASK) is asks
 
 
-def test_an_accelerator_is_left_alone():
-  assert not host_memory.keep({"JAX_PLATFORMS": "tpu"})
+def test_the_process_starts_again_once_and_stays_the_same():
+  environ = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+  environ["JAX_PLATFORMS"] = "cpu"
+  expected = host_memory.tunables(environ)
+  command = [sys.executable, "-c", CODE, "--a", "b c"]
+  with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+    out, _ = process.communicate()
+  assert process.returncode == 0
+  assert out == f"{process.pid} ['--a', 'b c'] {expected}\n"

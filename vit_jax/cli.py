@@ -13,7 +13,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from vit_jax import config as config_lib
-from vit_jax import host_memory
 from vit_jax.errors import UserError
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]+)")
@@ -125,7 +124,6 @@ def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
   """Runs a command and exits: 0 on success, 2 with one line on a mistake the user can mend."""
-  host_memory.keep()
   try:
     code = main(sys.argv[1:])
   except UserError as e:

@@ -9,6 +9,11 @@ Every key of the config can be set on the command line:
 The same command again continues where it stopped, and does nothing that is done already.
 """
 
+if __name__ == "__main__":
+  from vit_jax import host_memory
+
+  host_memory.use_huge_pages()  # may start the program again: nothing comes before it
+
 import argparse
 import logging
 import signal
