@@ -35,7 +35,10 @@ Row = tuple[dict[str, float], float]  # terms, and what they are to add up to
 
 
 def read(path: Path) -> list[cache.Record]:
-  """Returns records of programs that compiled, the last one of each cell.
+  """Returns records that tell of memory, the last one of each cell.
+
+  Those are of programs that compiled, and of some that did not fit: the compiler says what they
+  would have needed.
 
   Raises:
     DataError: there are none.
@@ -45,10 +48,10 @@ def read(path: Path) -> list[cache.Record]:
   found = {}
   for line in path.read_text().splitlines():
     record = json.loads(line)
-    if not record["oom"]:
+    if record["hbm"]:
       found[json.dumps([record["plan"], record["cell"]])] = record
   if not found:
-    raise DataError(f"{path}: no program in it has compiled")
+    raise DataError(f"{path}: it tells of no program's memory")
   return list(found.values())
 
 

@@ -20,7 +20,6 @@ from scaling.planner.savings import SAVINGS
 # From what needs no saving to what does not fit: dark to light, so that grey print tells them too.
 _COLOURS = ("#1B4F72", "#2E9E8F", "#F2C14E", "#E58A8A", "#EFEFEF")
 _SURE = {"compiled": ("o", "compiled"), "extrapolated": ("|", "from two compiled depths")}
-_NAMED = {(40, 1408, 16, 6144): "g", (48, 1664, 16, 8192): "G"}  # published, patch 14
 _COLUMNS = 3
 
 
@@ -116,11 +115,10 @@ def _panel(axes: Axes, mine: list, by_cell: dict, pairs: list, mlps: list, savin
       axes.scatter(x, y, s=14, marker=marker, color="black", linewidths=1)
   for known in mine:
     shape = known.cell.shape
-    name = _NAMED.get((shape.depth, shape.width, shape.num_heads, shape.mlp_dim))
-    if name and shape.patch_size == 14:
+    if shape.published:
       at = pairs.index((shape.width, shape.num_heads)), mlps.index(shape.mlp_dim)
       axes.annotate(
-        name,
+        shape.published,
         at,
         ha="center",
         va="center",

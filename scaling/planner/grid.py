@@ -25,6 +25,11 @@ class Shape:
     """Width and heads as the paper writes them: "1664//16"."""
     return f"{self.width}//{self.num_heads}"
 
+  @property
+  def published(self) -> str | None:
+    """Returns the name of a published shape: "g" or "G"."""
+    return PUBLISHED.get((self.depth, self.width, self.num_heads, self.mlp_dim))
+
   def __str__(self) -> str:
     """Returns the shape as in tables: 48 x 1664//16 x 8192, patch 14."""
     return f"{self.depth} x {self.attention} x {self.mlp_dim}, patch {self.patch_size}"
@@ -123,6 +128,8 @@ _PAPER = Grid(
   attention=tuple((width, heads) for width, many in _PAPER_HEADS.items() for heads in many),
   mlp=tuple(range(4096, 10241, 512)),
 )
+# Shapes of that paper's table 2, by depth, width, heads and MLP width.
+PUBLISHED = {(40, 1408, 16, 6144): "g", (48, 1664, 16, 8192): "G"}
 GRIDS = {
   "paper": _PAPER,
   # Twelve shapes that have ViT-g and ViT-G among them.

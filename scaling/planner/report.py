@@ -60,7 +60,7 @@ def groups(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-  """Returns how many shapes fit in each setting, and all of them if they are few."""
+  """Returns how many shapes fit in each setting, and all of them, or if too many the known ones."""
   lines = []
   for name, mine in groups(outcomes).items():
     limit = mine[0].where.hbm
@@ -72,8 +72,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
       told = ", ".join(f"{sources[s]} {s}" for s in SOURCES if sources[s])
       fit = sum(o.fits for o in own)
       lines.append(f"  {SAVINGS[optimizer].label}: {fit} of {len(own)} shapes fit ({told})")
-    if len(mine) <= _LONGEST:
-      lines += [""] + ["  " + line for line in table(mine)]
+    few = mine if len(mine) <= _LONGEST else [o for o in mine if o.cell.shape.published]
+    lines += ["", *("  " + line for line in table(few))] if few else []
   failed = [o for o in outcomes if o.note]
   lines += [f"  {o.cell.shape}, {o.cell.setting.optimizer}: {o.note}" for o in failed[:10]]
   if len(failed) > 10:

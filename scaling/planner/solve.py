@@ -17,6 +17,7 @@ from vit_jax import progress
 # A scanned model's memory and cycles are linear in its depth, so two depths give all others. These
 # are multiples of the 8 rows that a TPU pads arrays of one number per layer to.
 PROBES = (8, 16)
+_BEYOND = 0.03  # how far from the limit an estimate may well be on its wrong side, in logarithms
 
 
 class Compiler:
@@ -130,20 +131,25 @@ def outcome(plan: Plan, compiler: Compiler, cell: Cell) -> Outcome:
 def solve(plan: Plan, compiler: Compiler, cells: Sequence[Cell]) -> list[Outcome]:
   """Returns the outcome of each cell.
 
-  What the compiler may be asked goes first to the shapes whose estimate is nearest to what fits,
-  at two depths where that gives all depths; and then to single cells that are still uncertain.
+  What is compiled is what is nearest to the limit by the estimate. First cells just beyond it: a
+  program that does not fit is refused within seconds. From half of what may be compiled on, shapes
+  at the two depths that give all depths, which takes a whole compilation each and tells of the time
+  of a step, too; then single cells.
   """
   cells = list(cells)
-  estimates = [
-    outcome(plan, compiler, cell) for cell in progress.track(cells, "estimate", len(cells))
-  ]
-  unsure = sorted(estimates, key=_distance)
-  compiler.ask(c for o in unsure for c in _line(plan, o.cell))
+  found = [outcome(plan, compiler, cell) for cell in progress.track(cells, "estimate", len(cells))]
+  if not compiler.left:
+    return found
+  if math.isinf(compiler.left):
+    compiler.ask(cells)
+    return [outcome(plan, compiler, cell) for cell in cells]
+  order = sorted(found, key=_distance)
+  beyond = [o.cell for o in order if not o.fits and _distance(o) < _BEYOND]
+  compiler.ask(beyond[: int(compiler.left) // 2])
+  compiler.ask(c for o in order if o.source == "estimated" for c in _line(plan, o.cell))
   found = [outcome(plan, compiler, cell) for cell in cells]
-  if math.isfinite(compiler.left):
-    compiler.ask(o.cell for o in sorted(found, key=_distance) if o.source != "compiled")
-    found = [outcome(plan, compiler, cell) for cell in cells]
-  return found
+  compiler.ask(o.cell for o in sorted(found, key=_distance) if o.source != "compiled")
+  return [outcome(plan, compiler, cell) for cell in cells]
 
 
 def _distance(known: Outcome) -> float:
