@@ -126,6 +126,43 @@ def test_each_epoch_has_each_example_once_with_its_label(numbered, numbers, n, b
   np.testing.assert_array_equal(labels, np.array(seen) % 10)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+  st.integers(1, 60),
+  st.integers(1, 5),
+  st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6)), min_size=1, max_size=4),
+  st.booleans(),
+)
+def test_each_epoch_is_whole_whatever_processes_share_it(numbered, numbers, n, per, legs, caching):
+  """A run that is resumed by other numbers of processes misses no example and repeats none."""
+  batch = per * 12  # which any of 1 to 4 processes share
+  source = numbered(n) if caching else OnDemand(numbered(n))
+  seen, step = [], 0
+  for count, steps in legs:
+    parts = [
+      _take(
+        source,
+        steps,
+        transforms="",
+        batch_size=batch,
+        start_step=step,
+        process_index=i,
+        process_count=count,
+        cache=caching,
+      )
+      for i in range(count)
+    ]
+    for at in range(steps):
+      rows = [numbers(part[at]["image"]) for part in parts]
+      assert {len(r) for r in rows} == {batch // count}
+      seen += [i for r in rows for i in r]
+    step += steps
+  alone = _take(numbered(n), step, transforms="", batch_size=batch)
+  assert seen == [i for b in alone for i in numbers(b["image"])]
+  for start in range(0, len(seen) - n + 1, n):
+    assert sorted(seen[start : start + n]) == list(range(n))
+
+
 @pytest.mark.parametrize("n", [1, 11, 12, 13, 30])
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_evaluation_sees_every_example_once(numbered, numbers, n, count):
