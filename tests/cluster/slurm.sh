@@ -23,8 +23,15 @@ cd "$root"
 
 pids=()
 stop() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
+  scancel --me 2>/dev/null || true
+  for _ in $(seq 90); do
+    [ -z "$(squeue --noheader 2>/dev/null)" ] && break
+    sleep 1
+  done
+  for ((i = ${#pids[@]} - 1; i >= 0; i--)); do  # slurmd before what it speaks to
+    kill "${pids[i]}" 2>/dev/null || true
+    wait "${pids[i]}" 2>/dev/null || true
+  done
 }
 trap stop EXIT
 
@@ -113,5 +120,4 @@ grep -h "^releases" "$dir"/there/.slurm/*_log.out
 echo "== Again, when all is done: only what failed is submitted"
 $sweep --workdir "$dir/there" --launcher slurm --slurm time=30 | tee "$dir/again"
 [ "$(grep -c finished "$dir/again")" = 6 ] && [ "$(grep -c "fails.*: submitted" "$dir/again")" = 3 ]
-scancel --me
 echo ok
