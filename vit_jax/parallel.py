@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the address of process 0 has no public name
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vit_jax import peers
 from vit_jax.errors import UserError
 
 # Arrays below this size cost more to gather than they save.
@@ -27,11 +29,18 @@ def initialize(
 
   The flags win; else the environment decides: JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES
   and JAX_PROCESS_ID), a Slurm step (srun) of several tasks, or a TPU host, which is told of the
-  others of its slice.
+  others of its slice. From then on a process that is killed ends the others; see peers.py.
 
   Raises:
     UserError: only some of the three flags are given.
   """
+  _join(coordinator, num_processes, process_id)
+  if jax.distributed.is_initialized() and jax.process_count() > 1:
+    host = distributed.global_state.coordinator_address.rpartition(":")[0].strip("[]")
+    peers.watch(host, jax.process_index(), jax.process_count(), of_first)
+
+
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
   given = (coordinator, num_processes, process_id)
   env = os.environ
   if any(x is not None for x in given):

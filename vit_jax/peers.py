@@ -1,0 +1,84 @@
+"""Stops a process with one line as soon as another of its run is gone.
+
+A step waits for all processes, so that one that is killed leaves the others waiting; JAX gives it
+up when its heartbeat has been missing for 100 seconds, and ends them with a trace of C++ calls. The
+operating system is faster: it closes a dead process's connections. Here every process has one to
+process 0, and one that ends in good order says so before. What no system can close, because a
+machine has lost its power or the network fails, is left to JAX's heartbeat.
+"""
+
+import atexit
+import logging
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+
+EXIT_CODE = 3
+_BYE = b"."
+_PATIENCE = 60.0  # seconds that the processes have to connect
+
+
+def _stop(index: int) -> None:
+  text = (
+    f"error: process {index} of this run is gone (killed, out of memory or crashed: see its own "
+    "output); the same command on all processes continues from the last checkpoint"
+  )
+  # Past all that waits for the other processes: collectives, checkpoints, JAX's own farewell.
+  os.write(2, f"\n{text}\n".encode())
+  os._exit(EXIT_CODE)
+
+
+def _follow(peers: dict[socket.socket, int]) -> None:
+  """Reads from the connections until all have said goodbye, or one breaks."""
+  while peers:
+    for connection in select.select(list(peers), [], [])[0]:
+      try:
+        said = connection.recv(1)
+      except OSError:
+        said = b""
+      if said != _BYE:
+        _stop(peers[connection])
+      del peers[connection]
+
+
+def _say_goodbye(peers: list[socket.socket]) -> None:
+  for connection in peers:
+    try:
+      connection.sendall(_BYE)
+    except OSError:  # it has left already
+      continue
+
+
+def watch(host: str, index: int, count: int, of_first: Callable[[int], int]) -> None:
+  """Connects the processes and watches the connections from a thread; all processes must call.
+
+  Where they cannot connect (a firewall, say), a warning says so and nothing is watched.
+
+  Args:
+    host: of process 0.
+    index: of this process.
+    count: of processes.
+    of_first: returns what process 0 gives, to all.
+  """
+  peers: dict[socket.socket, int] = {}
+  try:
+    if index:
+      connection = socket.create_connection((host, of_first(0)), _PATIENCE)
+      connection.sendall(index.to_bytes(4, "big"))
+      peers[connection] = 0
+    else:
+      with socket.create_server(("", 0), backlog=count) as listener:
+        listener.settimeout(_PATIENCE)
+        of_first(listener.getsockname()[1])
+        while len(peers) < count - 1:
+          connection, _ = listener.accept()
+          connection.settimeout(_PATIENCE)
+          peers[connection] = int.from_bytes(connection.recv(4), "big")
+  except OSError as e:
+    _say_goodbye(list(peers))
+    logging.warning("process %d does not watch the others: %s", index, e)
+    return
+  atexit.register(_say_goodbye, list(peers))
+  threading.Thread(target=_follow, args=(peers,), name="peers", daemon=True).start()
