@@ -121,11 +121,11 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, capsys):
   assert "the same command goes on from here" in out
   assert rundir.holder(tmp_path / "out") is None
   text = (tmp_path / "out/train.log").read_text()
-  assert int(text.split("received: saved at step ")[1].split(";")[0]) > 0
-  # The same run up to another branch, so that it ends soon.
-  assert sweep.main([*arguments, "--config.branches=(2000,)"]) == 0
+  saved = int(text.split("received: saved at step ")[1].split(";")[0])
+  # The same run up to another branch, so that it ends soon: its trunk has 1.5 times these steps.
+  assert sweep.main([*arguments, f"--config.branches=({2 * saved},)"]) == 0
   assert "2 done" in capsys.readouterr().out
-  assert "out: continues at step" in (tmp_path / "out/train.log").read_text()
+  assert f"out: continues at step {saved}" in (tmp_path / "out/train.log").read_text()
 
 
 # The launcher's rules, with jobs of plain Python.

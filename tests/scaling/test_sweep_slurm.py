@@ -6,6 +6,7 @@ tests/cluster/slurm.sh does it on a real cluster.
 import json
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -169,11 +170,11 @@ def test_without_a_cluster(tmp_path, monkeypatch):
 def test_a_job_whose_time_is_up_saves_and_goes_on(cluster, tmp_path, monkeypatch):
   """What submitit does on a signal of Slurm's, done here: it is the same as on a cluster."""
   config = write_config(tmp_path)
-  flags = [f"--config.{key}" for key in ("branches=(8,800)", "log_every=10")]
+  flags = [f"--config.{key}" for key in ("branches=(8,400)", "log_every=10")]
   (run,) = grid.expand(config, tmp_path / "out", (), [*flags, "--config.evaluators.test.every=0"])
   trunk = jobs.Job(run, None)
   ids = tmp_path / "ids.json"
-  ids.write_text(json.dumps({"out@8": "7_0", "out@800": "7_1"}))
+  ids.write_text(json.dumps({"out@8": "7_0", "out@400": "7_1"}))
   monkeypatch.setattr(task, "_POLL", 0.2)
   first, again = task.Task(trunk, ids), []
 
@@ -205,8 +206,15 @@ def test_a_job_whose_time_is_up_saves_and_goes_on(cluster, tmp_path, monkeypatch
   assert "update JobId=7_0 Dependency=" in (cluster / "asked").read_text()
 
 
-def test_a_failure_tells_why(tmp_path):
-  config = write_config(tmp_path)
-  (run,) = grid.expand(config, tmp_path / "out", overrides=["--config.model.name=ViT-Q/16"])
-  with pytest.raises(RuntimeError, match="out failed .exit status 2.;(.|\n)*error: .*ViT-Q/16"):
-    task.Task(jobs.Job(run, None), tmp_path / "ids.json")()
+class Failing(jobs.Job):
+  """A job that says what is wrong with it."""
+
+  def command(self):
+    return [sys.executable, "-c", "raise SystemExit('error: it is wrong')"]
+
+
+def test_a_failure_tells_why(tmp_path, monkeypatch):
+  monkeypatch.setattr(task, "_POLL", 0.1)
+  (run,) = grid.expand(write_config(tmp_path), tmp_path / "out")
+  with pytest.raises(RuntimeError, match="out failed .exit status 1.;(.|\n)*error: it is wrong"):
+    task.Task(Failing(run, None), tmp_path / "ids.json")()
