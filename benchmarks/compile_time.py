@@ -73,7 +73,9 @@ def main() -> None:
     return
   print(f"ViT-{args.model}, {args.batch} images a device; seconds (of all processors together)")
   heads = (*PHASES, "in all")
-  print(f"{'backend':10}" + "".join(f"{head:>14}" for head in heads) + "   GiB a device", flush=True)
+  print(
+    f"{'backend':10}" + "".join(f"{head:>14}" for head in heads) + "   GiB a device", flush=True
+  )
   # The compiler's cache would make the second run a fast one.
   env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"}
   for backend in args.backends:
