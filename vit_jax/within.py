@@ -32,6 +32,7 @@ from jax.sharding import PartitionSpec as P
 
 from vit_jax import gathering
 from vit_jax.errors import UserError
+from vit_jax.models import target
 from vit_jax.models.encoder import Encoder
 from vit_jax.models.stacking import STACKED
 from vit_jax.optim import schedules
@@ -183,7 +184,8 @@ def make_train_step(
       rngs = {"dropout": jax.random.fold_in(key, index)}
 
       def apply(params: Any) -> jax.Array:
-        return block.apply({"params": get(params, path)}, x, one, rngs=rngs)[0]
+        with target.loop():
+          return block.apply({"params": get(params, path)}, x, one, rngs=rngs)[0]
 
       shardings = put({}, path, block_scattered)
       return gathering.where_used(apply, shardings, narrow=narrow)(put({}, path, layer))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from vit_jax.models import target
 from vit_jax.models.attention import Attention
 from vit_jax.models.layers import Gelu, LayerNorm, Mlp, drop_path
 
@@ -159,7 +160,8 @@ class Encoder(nn.Module):
         split_rngs={"params": True, "dropout": True},
         length=depth,
       )
-      return scanned(**self.fields, name="blocks")(x, each)[0]
+      with target.loop():
+        return scanned(**self.fields, name="blocks")(x, each)[0]
     for i in range(depth):
       x, _ = block(**self.fields, name=f"block_{i}")(x, jax.tree.map(lambda e, i=i: e[i], each))
     return x

@@ -134,10 +134,7 @@ class Mlp(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
     dense = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype)
-    y = gelu(dense((self.hidden,), name="up")(x), self.gelu)
-    if target.platform() == "tpu":
-      # Else XLA computes the GELU anew for each tile of the product that follows.
-      y = jax.lax.optimization_barrier(y)
+    y = target.materialized(gelu(dense((self.hidden,), name="up")(x), self.gelu))
     self.sow("intermediates", "mlp_activations", y)
     y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
     return dense(x.shape[-1:], name="down")(y)

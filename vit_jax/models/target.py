@@ -6,7 +6,7 @@ result beyond rounding.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+_LOOP: ContextVar[bool] = ContextVar("loop", default=False)
 
 
 def platform() -> str:
@@ -22,12 +23,25 @@ def platform() -> str:
 
 
 @contextmanager
-def _set(name: str) -> Iterator[None]:
-  token = _PLATFORM.set(name)
+def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+  token = variable.set(value)
   try:
     yield
   finally:
-    _PLATFORM.reset(token)
+    variable.reset(token)
+
+
+def loop() -> AbstractContextManager[None]:
+  """Returns a context in which the body of a loop over layers is traced."""
+  return _set(_LOOP, True)
+
+
+def materialized(x: jax.Array) -> jax.Array:
+  """Returns x, which XLA then computes once, and not anew for each tile of a product that takes it.
+
+  In loops over layers on TPUs only: elsewhere XLA decides what to keep and what to compute again.
+  """
+  return jax.lax.optimization_barrier(x) if _LOOP.get() and platform() == "tpu" else x
 
 
 def traced_for(device: jax.Device, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,7 +50,7 @@ def traced_for(device: jax.Device, fn: Callable[..., Any]) -> Callable[..., Any]
 
   @wraps(fn)
   def traced(*args: Any, **kwargs: Any) -> Any:
-    with _set(name):
+    with _set(_PLATFORM, name):
       return fn(*args, **kwargs)
 
   return traced
