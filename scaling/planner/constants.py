@@ -1,21 +1,23 @@
 """Constants of the estimates: fitted by `calibrate.py` to what the TPU compiler says."""
 
-# What a term of `memory.terms` is to be multiplied by; 1 where it is not listed. Activations count
-# little: where they are many, a part of them lies where gradients will be. "rest" is in MiB.
+# What a term of `memory.terms` is to be multiplied by; 1 where it is not listed. "rest" is in MiB.
 MEMORY: dict[str, float] = {
-  "kept": 0.89,
-  "layer": 0.18,
-  "gathered": 4.66,
-  "one block": 0.6,
-  "rest": 42.7,
+  "kept, none": 0.893,
+  "kept, none, unrolled": 0.315,
+  "kept, dots": 1.23,
+  "layer": 0.153,
+  "layer, gradients in parts": 0.659,
+  "gathered": 1.15,
+  "one block": 0.264,
+  "rest": 53.8,
 }
 # The same for `speed.terms`: passes through the matrix units at full speed, bytes per parameter
 # and step, times that an activation is read or written.
 SPEED: dict[str, float] = {
-  "products": 0.948,
-  "parameters, adam": 56.7,
-  "parameters, adam within": 62.7,
-  "parameters, adafactor": 54.2,
-  "parameters, adafactor within": 60.2,
-  "activations": 9.51,
+  "activations": 9.57,
+  "parameters, adafactor": 55.3,
+  "parameters, adafactor within": 60.4,
+  "parameters, adam": 57.3,
+  "parameters, adam within": 62.4,
+  "products": 0.896,
 }

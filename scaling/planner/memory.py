@@ -87,11 +87,12 @@ def terms(kind: Kind, cell: Cell) -> dict[str, float]:
   scores = shape.num_heads * tokens * _up(does.tokens, _LANES)
   stream = images * tokens * width * item
   layer = images * (tokens * (6 * width + 4 * wide + 3 * mlp) * item + scores * (4 + item))
-  kept = {
-    "full": 0,
-    "dots": images * tokens * (2 * width + 3 * width + mlp) * item,
-    "none": layer,
-  }[setting.remat]
+  if setting.remat == "dots":
+    layer_keeps = images * tokens * (2 * width + 3 * width + mlp) * item
+  else:
+    layer_keeps = layer if setting.remat == "none" else 0
+  # XLA lays activations where gradients will be, as far as these are whole.
+  whole = setting.fsdp == 1 and not kind.within
   return {
     "parameters": params,
     "moments": moments,
@@ -100,8 +101,8 @@ def terms(kind: Kind, cell: Cell) -> dict[str, float]:
     "gathered": 4 * does.block_params * (setting.fsdp > 1),
     "one block": 4 * does.block_params * kind.within,
     "stream": shape.depth * stream,
-    "kept": shape.depth * kept,
-    "layer": layer,
+    f"kept, {setting.remat}{'' if kind.scan else ', unrolled'}": shape.depth * layer_keeps,
+    "layer" if whole else "layer, gradients in parts": layer,
     "images": images * 3 * kind.image_size**2 * 4,
     "logits": images * kind.classes * 4,
     "rest": 2**20,
