@@ -1,14 +1,16 @@
 """The same curve on one device, on eight, and in two processes."""
 
 import re
+import shutil
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
 from training import finish, start, write_config
 
-from vit_jax import measurements
+from vit_jax import measurements, peers
 
 # Wide enough that FSDP splits its larger arrays.
 EVERY = [
@@ -76,7 +78,7 @@ def test_eight_devices(single, tmp_path, mesh):
   assert (own == in_all) == (fsdp == 1)
 
 
-def start_two(config, workdir, *flags):
+def start_two(config, workdir, *flags, devices=1):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     address = f"localhost:{s.getsockname()[1]}"
@@ -89,13 +91,15 @@ def start_two(config, workdir, *flags):
       f"--coordinator={address}",
       "--num_processes=2",
       f"--process_id={i}",
+      devices=devices,
     )
     for i in range(2)
   ]
 
 
 def test_two_processes(single, tmp_path):
-  outs = [finish(p) for p in start_two(single[0], tmp_path / "run")]
+  flags = ["--config.mesh.data=2", "--config.mesh.fsdp=4"]
+  outs = [finish(p) for p in start_two(single[0], tmp_path / "run", *flags, devices=4)]
   check(single, outs[0], tmp_path / "run")
   assert "images/s" not in outs[1]
 
@@ -110,15 +114,66 @@ def test_sigterm_to_one_process_stops_both(single, tmp_path):
   assert "SIGTERM received: saved at step" in outs[0]
 
 
-def test_resume_on_other_devices(single, tmp_path):
-  """Saved on eight devices with sharded parameters, continued on one."""
-  finish(
-    start(
-      single[0], tmp_path / "run", "--config.mesh.fsdp=8", "--config.branches=8", *EVERY, devices=8
-    )
-  )
-  out = finish(start(single[0], tmp_path / "run", *EVERY))
+@pytest.fixture(scope="module")
+def of_eight(single, tmp_path_factory):
+  """A run that eight devices with sharded parameters have begun."""
+  run = tmp_path_factory.mktemp("eight") / "run"
+  finish(start(single[0], run, "--config.mesh.fsdp=8", "--config.branches=8", *EVERY, devices=8))
+  return run
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resume_on_other_devices(single, of_eight, tmp_path, processes):
+  """Continued on one device, and by two processes with four devices and whole parameters each."""
+  run = shutil.copytree(of_eight, tmp_path / "run")
+  if processes == 1:
+    out = finish(start(single[0], run, *EVERY))
+  else:
+    both = start_two(single[0], run, "--config.mesh.zero1=8", devices=4)
+    out = [finish(p) for p in both][0]
+    assert "zero1 8" in out
   assert "starts from step 6" not in out
   found = losses(out)
+  assert len(found) == 3 + 3
   for key, value in found.items():
     np.testing.assert_allclose(value, single[1][key], atol=2e-4)
+
+
+def read_until(process, checkpoint):
+  """Returns the output up to a step that comes after a new checkpoint, and which that is."""
+  out = ""
+  for line in process.stdout:
+    out += line
+    steps = [int(d.name) for d in checkpoint.glob("[0-9]*")]
+    if "images/s" in line and steps and f"continues at step {max(steps)}" not in out:
+      return out, max(steps)
+  raise AssertionError(out)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_other_and_the_run_resumes(single, tmp_path):
+  run, latest, found = tmp_path / "run", 0, {}
+  for victim in (1, 0, None):
+    both = start_two(single[0], run, "--config.branches=100000")
+    out, saved = read_until(both[0], run / "checkpoints")
+    if latest:
+      assert int(re.search(r"continues at step (\d+)", out)[1]) >= latest
+    latest = saved
+    for key, value in losses(out).items():  # of some steps done twice
+      np.testing.assert_allclose(value, found.setdefault(key, value), atol=2e-4)
+      np.testing.assert_allclose(value, single[1].get(key, value), atol=2e-4)
+    if victim is None:
+      break
+    both[victim].kill()
+    begin = time.monotonic()
+    told, _ = both[1 - victim].communicate(timeout=60)
+    assert time.monotonic() - begin < 30  # JAX's own patience is 100 seconds
+    assert f"error: process {victim} of this run is gone" in told
+    assert "Traceback" not in told
+    if victim:  # without process 0 JAX may have the last word
+      assert both[0].returncode == peers.EXIT_CODE
+    assert both[1 - victim].returncode != 0
+    both[victim].communicate()
+  for process in both:
+    process.send_signal(signal.SIGTERM)
+  assert "gone" not in "".join(finish(process) for process in both)
