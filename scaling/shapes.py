@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 from scaling import command
 from scaling.errors import DataError
 from scaling.planner import best, cache, figure, grid, pool, report, solve, topology
@@ -171,6 +173,8 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     wanted, source = best.measured(options.runs, options.flops), ", ".join(options.runs)
   elif options.flops:
     wanted = best.published(options.flops)
+  if "gpu" not in options.topology.split(","):  # Nor look for a TPU that is not there.
+    jax.config.update("jax_platforms", "cpu")
   plan = Plan(options.config, tuple(overrides), options.classes)
   cells, most = _cells(options), _most(options)
   for optimizer in dict.fromkeys(cell.setting.optimizer for cell in cells):
