@@ -16,7 +16,7 @@ A layer that is computed again in the backward pass (`config.model.remat`) is ga
 it; where nothing is computed again, gathered kernels are among what the forward pass keeps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from flax.core import meta
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vit_jax import parallel
 from vit_jax.models import target
 from vit_jax.models.stacking import STACKED
 
@@ -80,6 +81,27 @@ def _rounded_late(x: jax.Array) -> jax.Array:
   return x * jax.lax.optimization_barrier(jnp.ones((), x.dtype))
 
 
+def _boxed(params: Any, shardings: Any, narrow: bool) -> Any:
+  def box(path: tuple, x: jax.Array, sharding: NamedSharding) -> Any:
+    scanned = any(getattr(key, "key", None) == STACKED for key in path)
+    late = narrow and scanned and target.platform() == "tpu"
+    if sharding.is_fully_replicated and not late:
+      return x
+    return _Stored(x, sharding.mesh, sharding.spec, late)
+
+  return jax.tree_util.tree_map_with_path(box, params, shardings)
+
+
+def variables(collections: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+  """Returns what a traced `model.apply` takes, its parameters gathered where they are used.
+
+  Args:
+    collections: {"params": ...[, "batch_stats": ...]}, laid out by `parallel.state_shardings`.
+    mesh: the mesh.
+  """
+  return _boxed(collections, parallel.state_shardings(mesh, collections), narrow=False)
+
+
 def where_used(loss: Callable, shardings: Any, *, narrow: bool = False) -> Callable:
   """Returns `loss(params, *args)` that gathers each parameter where the model uses it.
 
@@ -89,15 +111,4 @@ def where_used(loss: Callable, shardings: Any, *, narrow: bool = False) -> Calla
       replicated is left alone.
     narrow: the model rounds its kernels to bfloat16; on TPUs it then does so layer by layer.
   """
-
-  def box(path: tuple, x: jax.Array, sharding: NamedSharding) -> Any:
-    scanned = any(getattr(key, "key", None) == STACKED for key in path)
-    late = narrow and scanned and target.platform() == "tpu"
-    if sharding.is_fully_replicated and not late:
-      return x
-    return _Stored(x, sharding.mesh, sharding.spec, late)
-
-  def boxed(params: Any, *args: Any) -> Any:
-    return loss(jax.tree_util.tree_map_with_path(box, params, shardings), *args)
-
-  return boxed
+  return lambda params, *args: loss(_boxed(params, shardings, narrow), *args)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import parallel
+from vit_jax import gathering, parallel
 from vit_jax.errors import UserError
 from vit_jax.evaluators import batches, calibration, class_rules
 from vit_jax.evaluators.context import Context
@@ -122,6 +122,7 @@ class Classification:
     model, loss_fn, rule = self.context.model, self.context.loss_fn, self._rule
 
     def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+      variables = gathering.variables(variables, self.context.mesh)
       logits = model.apply(variables, batch["image"], train=False).logits
       probabilities = self.context.probabilities(logits.astype(jnp.float32))
       label = batch["label"]

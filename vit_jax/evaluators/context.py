@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
-from vit_jax import parallel
+from vit_jax import gathering, parallel
 from vit_jax.errors import UserError
 from vit_jax.evaluators.shared import Shared
 
@@ -60,7 +60,8 @@ class Context:
     """
 
     def features(variables: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-      out = self.model.apply(variables, batch["image"], train=False).features
+      whole = gathering.variables(variables, self.mesh)
+      out = self.model.apply(whole, batch["image"], train=False).features
       return out.astype(jnp.float32), batch["label"], batch["mask"]
 
     return jax.jit(features, out_shardings=parallel.replicated(self.mesh))

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from vit_jax import parallel
+from vit_jax import gathering, parallel
 from vit_jax.corruptions import (
   BENCHMARK,
   FILE_QUALITY,
@@ -154,6 +154,7 @@ class Corruptions:
     model = self.context.model
 
     def wrong(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+      variables = gathering.variables(variables, self.context.mesh)
       logits = model.apply(variables, batch["image"], train=False).logits
       mask = batch["mask"]
       return {"n": mask.sum(), "wrong": ((logits.argmax(-1) != batch["label"]) & mask).sum()}
