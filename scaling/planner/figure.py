@@ -19,7 +19,7 @@ from scaling.planner.savings import SAVINGS
 
 # From what needs no saving to what does not fit: dark to light, so that grey print tells them too.
 _COLOURS = ("#1B4F72", "#2E9E8F", "#F2C14E", "#E58A8A", "#EFEFEF")
-_SURE = {"compiled": ("o", "compiled"), "extrapolated": ("|", "from two compiled depths")}
+_SURE = {"compiled": ("o", "compiled"), "extrapolated": ("|", "known from two compiled depths")}
 _COLUMNS = 3
 
 
@@ -68,7 +68,7 @@ def draw(outcomes: Sequence[Outcome], path: str | Path | None = None) -> Figure:
         color="black",
         marker=_SURE[s][0],
         markersize=4,
-        label=f"all its optimisers {_SURE[s][1]}",
+        label=f"an optimiser {_SURE[s][1]}",
       )
       for s in _SURE
       if s in marks
@@ -95,9 +95,7 @@ def _panel(axes: Axes, mine: list, by_cell: dict, pairs: list, mlps: list, savin
     every = [by_cell.get((shape, name)) for name in savings]
     fitting = [i for i, o in enumerate(every) if o is not None and o.fits]
     image[at] = fitting[0] if fitting else len(_COLOURS) - 1
-    # As sure as the least sure of those that the colour tells of.
-    told = [o for o in every[: fitting[0] + 1 if fitting else None] if o is not None]
-    marks[at] = max((o.source for o in told), key=SOURCES.index)
+    marks[at] = min((o.source for o in every if o is not None), key=SOURCES.index)
   colours = ListedColormap(_COLOURS)
   axes.imshow(
     image,
