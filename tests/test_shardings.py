@@ -32,6 +32,7 @@ ADAM = {
   "ema": {"decay": 0.5},
 }
 ADAFACTOR = {"optimizer": {"name": "adafactor", "learning_rate": 0.003}}
+UNCLIPPED = {"optimizer": {**ADAM["optimizer"], "clip_norm": 0.0}}
 LOOKSAM = {
   "optimizer": {"name": "sgd", "learning_rate": 0.1},
   "sam": {"kind": "looksam", "rho": 0.05, "every": 2, "m": 24},
@@ -49,9 +50,11 @@ CASES = {
   "fsdp, blocks": (ADAM, FSDP, False, "full", 2),
   "zero1, factored": (ADAFACTOR, ZERO1, True, "dots", 2),
   "fsdp, factored": (ADAFACTOR, FSDP, True, "full", 1),
+  "zero1, within": (UNCLIPPED, {"data": 2, "zero1": 4}, True, "full", 1),
+  "fsdp, within": (UNCLIPPED, FSDP, True, "full", 1),
   "zero1, sam": (LOOKSAM, {"data": 2, "zero1": 4}, True, "none", 1),
 }
-OPTIMISERS = {"adam": ADAM, "adafactor": ADAFACTOR, "looksam": LOOKSAM}
+OPTIMISERS = {"adam": ADAM, "adafactor": ADAFACTOR, "unclipped": UNCLIPPED, "looksam": LOOKSAM}
 
 
 def config(optimiser, mesh=None, scan=False, remat="none", accumulate=1):
@@ -103,7 +106,9 @@ def go_through(directory, start):
   parallel.MIN_SHARDED_SIZE = 2**6  # of a model so small
   report, jobs = {}, {}
   for name, case in CASES.items():
-    built = jobs[name] = job.build(config(*case), "t")
+    changed = config(*case).unlock()
+    changed.updates = "within" if "within" in name else "after"
+    built = jobs[name] = job.build(changed.lock(), "t")
     state, losses, found = train(built, begin(built, start))
     np.savez(directory / f"{name}.npz", losses=losses, **found)
     (directory / f"{name}.hlo").write_text(built.train_step.as_text())
@@ -228,7 +233,7 @@ def test_each_device_has_its_part_of_the_batch_alone(eight, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fsdp", "fsdp, part", "fsdp, factored"])
+@pytest.mark.parametrize("name", ["fsdp", "fsdp, part", "fsdp, factored", "fsdp, within"])
 def test_no_more_than_a_layer_is_gathered(eight, name):
   """Neither the parameters nor their gradients are ever whole for more than one layer."""
   kernels = {(WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH), (WIDTH, 2, WIDTH // 2), (2, WIDTH // 2, WIDTH)}

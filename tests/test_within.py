@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vit_jax import ahead, train
 from vit_jax import config as config_lib
 from vit_jax import job as job_lib
-from vit_jax import train
 from vit_jax.errors import UserError
 from vit_jax.measurements import read
 from vit_jax.optim.layered import get
@@ -84,15 +84,18 @@ def test_clips_by_the_larger_of_the_last_norm_and_what_is_known_of_this_one():
   np.testing.assert_allclose(state.kept, metrics["grad_norm"], rtol=1e-5)
 
 
-def test_needs_less_memory_than_the_gradient():
-  model = MODEL | dict(width=128, mlp_dim=1024, depth=12)
-  needs = {}
+@pytest.mark.slow
+def test_the_gradient_of_the_model_is_never_in_the_memory_of_a_tpu():
+  pytest.importorskip("libtpu")
+  model = dict(name="ViT-w128d24/4", pool="map", scan=True, remat="full", dtype="bfloat16")
+  (device, *_), temporary = ahead.tpu_devices("v3:2x2"), {}
   for updates in ("after", "within"):
-    job = make(updates, model=model, batch_size=1)
-    compiled = job.lower().compile()
-    needs[updates] = compiled.memory_analysis().temp_size_in_bytes
+    config = config_lib.resolve(dict(total_steps=1, batch_size=1, model=model, updates=updates))
+    job = ahead.build(config, [device], num_classes=10)
+    temporary[updates] = job.lower().compile().memory_analysis().temp_size_in_bytes
   stacked = sum(x.size * 4 for x in jax.tree.leaves(get(job.target.params, PATH)))
-  assert needs["within"] < needs["after"] - 0.8 * stacked
+  assert temporary["after"] > stacked
+  assert temporary["within"] < 0.5 * stacked
 
 
 def test_resumes_bit_for_bit(tmp_path):
@@ -125,7 +128,7 @@ def test_resumes_bit_for_bit(tmp_path):
     (dict(freeze=("embedding/.*",)), "does not go"),
     (dict(model=MODEL | dict(scan=False)), "model.scan=False does not go"),
     (dict(model=MODEL | dict(remat="none")), "model.remat='none' does not go"),
-    (dict(model=dict(name="CaiT-XXS24", scan=True, remat="full", image_size=16)), "CaiT"),
+    (dict(model=dict(name="CaiT-XXS24", scan=True, remat="full")), "and the model has 2"),
     (dict(optimizer=dict(layer_decay=0.9)), "layer_decay"),
     (dict(updates="during"), "'updates' must be"),
   ],
