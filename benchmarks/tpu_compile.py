@@ -5,11 +5,11 @@
 
 Compiles the real train step ahead of time (no TPU is needed) at the settings at which big_vision's
 own was measured by the same compiler: map pooling, its modified Adafactor, gradient clip 1.0,
-29,593 classes, bfloat16, 32 images per device unless said. A row says GiB of the device's memory that a
-step needs, arguments included, and million cycles: the compiler's estimates summed over the
+29,593 classes, bfloat16, 32 images per device unless said. A row says GiB of the device's memory
+that a step needs, arguments included, and million cycles: the compiler's estimates summed over the
 operations, those in loops times their trips (see `vit_jax.compiled.tpu_cycles`). It is an estimate
-of what runs on one device without waiting, not a measured time. A row is compiled once: what --out
-holds for the same libtpu and code is not compiled again with --resume.
+of what runs on one device without waiting, not a measured time. With --resume a row that --out
+holds is not compiled again.
 """
 
 import argparse

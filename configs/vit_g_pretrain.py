@@ -18,9 +18,9 @@ and 0.03 of all other kernels (100 to 1); a trunk of 10,000 steps of warm-up and
 
 What differs: that config is of g/14 alone, and its rate is here G/14's too, for which the paper
 gives none and had batches of up to 32,768. Its results come from G/14 fine-tuned at 518 pixels
-(configs/transfer.py has that at other sizes). Blocks are recomputed in the backward pass. On cores of
-TPUv3 G/14 fits without mesh.fsdp when --config.updates=within (docs/scale.md): that is how the paper
-trained it, with data parallelism alone.
+(configs/transfer.py has that at other sizes). Blocks are recomputed in the backward pass. On
+TPUv3's cores G/14 fits without mesh.fsdp when --config.updates=within (docs/scale.md): the paper
+had data parallelism alone.
 """
 
 from ml_collections import ConfigDict
