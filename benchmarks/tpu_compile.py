@@ -22,12 +22,12 @@ from pathlib import Path
 import ml_collections
 from jax.errors import JaxRuntimeError
 
-from vit_jax import ahead, compiled
-from vit_jax import config as config_lib
+from vit_jax import ahead, cli, compiled
 from vit_jax.progress import seconds, track
 
 TOPOLOGIES = {"v3": "v3:2x2", "v4": "v4:2x2x1", "v6e": "v6e:2x2"}
 CLASSES = 29_593
+CONFIG = f"{Path(__file__).parents[1] / 'configs/vit_g_pretrain.py'}:G/14,unseen"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,30 +91,15 @@ ROWS = (
 
 def config(row: Row) -> ml_collections.ConfigDict:
   """Returns the run whose step is compiled."""
-  return config_lib.resolve(
-    dict(
-      total_steps=10,
-      batch_size=row.batch * row.fsdp,
-      updates=row.updates,
-      model=dict(
-        name=f"ViT-{row.model}",
-        pool="map",
-        head_bias_init=-10.0,
-        scan=row.scan,
-        remat="full" if row.scan else "none",
-        dtype="bfloat16",
-      ),
-      data=dict(image_size=224),
-      loss=dict(name="sigmoid_xent"),
-      optimizer=dict(
-        name="adafactor",
-        learning_rate=8e-4,
-        weight_decay=(("head/kernel", 3.0), (".*kernel.*", 0.03), (".*", 0.0)),
-        clip_norm=1.0,
-      ),
-      mesh=dict(fsdp=row.fsdp),
-    )
-  )
+  changes = {
+    "model.name": f"ViT-{row.model}",
+    "model.scan": row.scan,
+    "model.remat": "full" if row.scan else "none",
+    "updates": row.updates,
+    "batch_size": row.batch * row.fsdp,
+    "mesh.fsdp": row.fsdp,
+  }
+  return cli.load_config(CONFIG, [f"--config.{key}={value}" for key, value in changes.items()])
 
 
 def measure(row: Row) -> dict:
