@@ -31,7 +31,7 @@ import ml_collections
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from vit_jax import initial, models, parallel, rundir
+from vit_jax import gathering, initial, models, parallel, rundir
 from vit_jax.errors import UserError, unknown
 from vit_jax.losses import softmax_xent
 from vit_jax.models.output import Output
@@ -131,6 +131,8 @@ def asking(model: nn.Module, mesh: Mesh, parts: int) -> Callable[[Batch, Any], B
   """
 
   def ask(batch: Batch, variables: Any) -> Batch:
+    variables = gathering.variables(variables, mesh)
+
     def logits(images: jax.Array) -> jax.Array:
       return model.apply(variables, images, train=False).logits
 

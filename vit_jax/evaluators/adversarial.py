@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_jax import adversarial, parallel
+from vit_jax import adversarial, gathering, parallel
 from vit_jax.data import pixel_range
 from vit_jax.data.sources import Source
 from vit_jax.data.subset import Subset
@@ -90,6 +90,7 @@ class Adversarial:
 
     def sums(variables: Any, batch: dict[str, jax.Array], first: jax.Array) -> dict[str, jax.Array]:
       mask, images = batch["mask"], batch["image"]
+      variables = gathering.variables(variables, self.context.mesh)
 
       def score(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(variables, images, train=False).logits

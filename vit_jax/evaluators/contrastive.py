@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from vit_jax import contrastive, parallel
+from vit_jax import contrastive, gathering, parallel
 from vit_jax.errors import UserError
 from vit_jax.evaluators import batches
 from vit_jax.evaluators.classification import MAX_AHEAD
@@ -45,6 +45,7 @@ class Contrastive:
 
     def sums(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
       model = contrastive.of_variables(self.context.model, variables)
+      variables = gathering.variables(variables, self.context.mesh)
       vectors = model.apply(variables, batch["image"], train=False).features
       losses, counts = contrastive.supcon(
         vectors, batch["label"], self.temperature, mask=batch["mask"]
