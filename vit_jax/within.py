@@ -6,17 +6,17 @@ place before the next one's turn (Lv et al., 2306.09782, §3.1, did this for pla
 A model whose gradient is as large as its parameters then needs a third or more less memory: a
 ViT-G/14 trains on TPUv3 cores with data parallelism alone (2106.04560, §3.4).
 
-The update is that of the ordinary step, but for the clipping: the norm of the whole gradient is
-known only at the end of the pass, when most parameters have moved. So each layer is scaled by
+The update is that of the ordinary step, but for dropout, whose random numbers are others, and for
+the clipping: the norm of the whole gradient is known only at the end of the pass, when most
+parameters have moved. So each layer's gradient is multiplied by
 
   min(1, clip_norm / max(norm of the previous step, norm of what this pass has found so far))
 
-The second is a lower bound of this step's norm that grows to it towards the first layers; what is
-not in the encoder is updated at the end, by the norm itself. So where the norm falls slowly or
-rises, clipping is at least as strong as the previous step's; a step whose gradient is suddenly
-large is clipped less than it would be in the first layers of the pass and in full in the last
-ones, and the step after it by too much. Nothing is clipped that would not be by the larger of the
-two norms. Optimisers that divide by the gradient's own size (Adam, Adafactor) see little of it.
+The second norm is a lower bound of this step's, and comes close to it at the first layers; what is
+not in the encoder is updated at the end, when it is known. So a step whose gradient is suddenly
+large is clipped too little in the last layers and in full in the first ones, and the step after it
+too much; where the norm changes slowly there is little difference. docs/scale.md has what it does
+to a short run.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -157,6 +157,10 @@ def make_train_step(
     lr = schedule(state.step) * schedules.cooldown(
       state.step, state.cooldown_start, state.cooldown_end, cooldown_shape
     )
+    if state.batch_stats:
+      raise UserError(
+        'config.updates="within" does not go with BatchNorm, whose statistics it drops'
+      )
     stack, states = get(state.params, path), state.opt_state["blocks"]
     rest = put(state.params, path, {})
     # One step has one encoder; what calls it is traced for each part, and runs once.
@@ -212,8 +216,8 @@ def make_train_step(
       _, pull = jax.vjp(lambda layer, x: run(layer, x, index, one), layer, x)
       grads, dx = pull(dx)
       squares += _squares(grads)
-      grads = clip(jnp.maximum(state.kept, jnp.sqrt(squares)), grads)
-      # Read again: a layer that both the gradient and the update use would be copied out first.
+      grads = clip(jnp.maximum(state.kept, jnp.sqrt(known + squares)), grads)
+      # Read again: a layer that the gradient and the update share would be held between them.
       again = jax.lax.optimization_barrier(index)
       part, own = jax.tree.map(lambda a: a[again], (stack, states))
       part = jax.lax.with_sharding_constraint(part, block_scattered)
@@ -226,11 +230,12 @@ def make_train_step(
       )
       return (dx, stack, states, squares), None
 
-    begin = (dx, stack, states, _squares(after_grads))
+    known = _squares(after_grads)
+    begin = (dx, stack, states, jnp.float32(0))
     (dx, stack, states, squares), _ = jax.lax.scan(backward, begin, (steps, entering), reverse=True)
     (before_grads,) = pull_before(dx)
     grads = jax.tree.map(jnp.add, after_grads, before_grads)
-    norm = jnp.sqrt(squares - _squares(after_grads) + _squares(grads))
+    norm = jnp.sqrt(squares + _squares(grads))
     clipped = clip(jnp.maximum(state.kept, norm), grads)
     params, rest_state = tx.update_rest(clipped, state.opt_state["rest"], rest, lr)
     new = state.replace(
