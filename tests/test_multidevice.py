@@ -144,7 +144,7 @@ def read_until(process, checkpoint):
   out = ""
   for line in process.stdout:
     out += line
-    steps = [int(d.name) for d in checkpoint.glob("[0-9]*")]
+    steps = [int(d.name) for d in checkpoint.glob("[0-9]*") if d.name.isdigit()]
     if "images/s" in line and steps and f"continues at step {max(steps)}" not in out:
       return out, max(steps)
   raise AssertionError(out)
