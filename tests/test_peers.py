@@ -1,5 +1,6 @@
 """Processes that notice when another of their run dies, without JAX."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -77,3 +78,20 @@ def test_those_that_end_in_good_order_leave_the_others_alone(three):
 def test_nobody_who_cannot_be_reached_is_watched(caplog):
   peers.watch("localhost", 1, 2, lambda _: 1)  # nothing listens there
   assert "does not watch the others" in caplog.text
+
+
+def test_a_stranger_is_sent_away(tmp_path):
+  def of_first(ticket):
+    with socket.create_connection(("localhost", ticket % 2**16)) as stranger:
+      stranger.sendall(b"GET / HTTP/1.1")
+    one = [sys.executable, "-c", SCRIPT, "1", "2", str(tmp_path / "ticket")]
+    (tmp_path / "ticket").write_text(str(ticket))
+    started.append(subprocess.Popen(one, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    return ticket
+
+  started = []
+  peers.watch("localhost", 0, 2, of_first)
+  (process,) = started
+  out, _ = process.communicate("end\n", timeout=60)
+  assert out == "up\n"
+  assert process.returncode == 0

@@ -10,14 +10,20 @@ machine has lost its power or the network fails, is left to JAX's heartbeat.
 import atexit
 import logging
 import os
+import secrets
 import select
 import socket
+import struct
 import threading
 from collections.abc import Callable
 
 EXIT_CODE = 3
 _BYE = b"."
 _PATIENCE = 60.0  # seconds that the processes have to connect
+# What a process sends first: the ticket that process 0 gives to all, and its own number. The ticket
+# is the port, and before it a number that nobody else knows.
+_HELLO = struct.Struct(">II")
+_PORT = 2**16 - 1
 
 
 def _stop(index: int) -> None:
@@ -43,6 +49,17 @@ def _follow(peers: dict[socket.socket, int]) -> None:
       del peers[connection]
 
 
+def _greeting(connection: socket.socket) -> bytes:
+  """Returns the first bytes that come, as many as a process of the run sends."""
+  connection.settimeout(_PATIENCE / 12)
+  try:
+    return connection.recv(_HELLO.size, socket.MSG_WAITALL)
+  except OSError:
+    return b""
+  finally:
+    connection.settimeout(_PATIENCE)
+
+
 def _say_goodbye(peers: list[socket.socket]) -> None:
   for connection in peers:
     try:
@@ -65,17 +82,22 @@ def watch(host: str, index: int, count: int, of_first: Callable[[int], int]) -> 
   peers: dict[socket.socket, int] = {}
   try:
     if index:
-      connection = socket.create_connection((host, of_first(0)), _PATIENCE)
-      connection.sendall(index.to_bytes(4, "big"))
+      ticket = of_first(0)
+      connection = socket.create_connection((host, ticket & _PORT), _PATIENCE)
+      connection.sendall(_HELLO.pack(ticket, index))
       peers[connection] = 0
     else:
       with socket.create_server(("", 0), backlog=count) as listener:
         listener.settimeout(_PATIENCE)
-        of_first(listener.getsockname()[1])
+        ticket = secrets.randbits(15) << 16 | listener.getsockname()[1]
+        of_first(ticket)
         while len(peers) < count - 1:
           connection, _ = listener.accept()
-          connection.settimeout(_PATIENCE)
-          peers[connection] = int.from_bytes(connection.recv(4), "big")
+          said = _greeting(connection)
+          if len(said) == _HELLO.size and _HELLO.unpack(said)[0] == ticket:
+            peers[connection] = _HELLO.unpack(said)[1]
+          else:
+            connection.close()  # somebody who looks for open ports
   except OSError as e:
     _say_goodbye(list(peers))
     logging.warning("process %d does not watch the others: %s", index, e)
