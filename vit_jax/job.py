@@ -19,6 +19,7 @@ from vit_jax import (
   branches,
   chunks,
   contrastive,
+  describe,
   distillation,
   evaluators,
   flops,
@@ -40,7 +41,7 @@ from vit_jax.data.fingerprint import Fingerprint, dataset_fingerprint
 from vit_jax.data.resident import Resident
 from vit_jax.models import target
 from vit_jax.optim import schedules
-from vit_jax.progress import gib, print_once, seconds, si
+from vit_jax.progress import gib, print_once, seconds
 
 # Parameters of scanned layers: their leading axis is the depth, no axis of a matrix.
 STACKED = r"(.*/)?blocks/.*"
@@ -293,7 +294,7 @@ class Job:
     """The compiled step and the seconds that it took to make; says what it needs."""
     jitted, held = self._jitted
     batch = self.feed(0, ahead=0)(1)
-    print_once(self._describe())
+    print_once(describe.describe(self))
     start = time.perf_counter()
     compiled = jitted.lower(self.target, batch, *held).compile()
     spent = time.perf_counter() - start
@@ -321,34 +322,6 @@ class Job:
     }
     jitted, held = self._jitted
     return jitted.trace(self.target, batch, *held)
-
-  def _frozen_share(self) -> str:
-    trained = optim.frozen.hide(self.frozen, self.target.params)
-    count = sum(x.size for x in jax.tree.leaves(trained))
-    return "" if count == self.num_params else f" ({si(count)} of them trained)"
-
-  def _describe(self) -> str:
-    """Returns what a person wants to know before the first step."""
-    size = self.config.data.image_size
-    total = state_lib.num_bytes(self.target)
-    own = state_lib.num_bytes(
-      jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), self.target
-      )
-    )
-    sharded = "fsdp" if self.config.mesh.zero1 == 1 else "zero1"
-    return (
-      f"{self.name}: {self.model_name} on {self.source.info.name} at {size} px: "
-      f"{si(self.num_params)} parameters{self._frozen_share()}, "
-      f"{si(self.flops_per_image, 'FLOPs')} per image (forward)\n"
-      f"  {self.mesh.size} x {jax.devices()[0].device_kind} "
-      f"(data {self.mesh.shape['data']}, {sharded} {self.mesh.shape['fsdp']}), batch "
-      f"{self.config.batch_size} ({self.config.batch_size // self.mesh.size} per device, "
-      f"{self.config.accumulate} micro-batch(es)); state: {gib(total)} in all, "
-      f"{gib(own)} per device"
-      + (f"; images: {gib(self.resident.num_bytes)} per device" if self.resident else "")
-      + "".join(f"\n  note: {note}" for note in self.fingerprint.notes)
-    )
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Callable[[jax.Array], jax.Array]:
