@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vit_jax.models import target
+from vit_jax.models import target, tpu_attention
 from vit_jax.models.dense import Dense
 
 Change = Callable[[jax.Array], jax.Array]
@@ -40,9 +40,9 @@ def attend(
   The scores are sums in float32, too, but stored in the dtype of `query`: that of bfloat16 models
   is half the memory traffic of their largest arrays, and what PyTorch's autocast does.
 
-  On GPUs in bfloat16 it is cuDNN's flash attention, where nothing has to see the weights.
-  Elsewhere it is written out: on CPU `jax.nn.dot_product_attention` takes 1.1 to 1.9 times as
-  long for the value and its gradient.
+  Where nothing has to see the weights, it is cuDNN's flash attention on GPUs in bfloat16, and
+  `tpu_attention` on TPUs in bfloat16. Elsewhere it is written out: on CPU
+  `jax.nn.dot_product_attention` takes 1.1 to 1.9 times as long for the value and its gradient.
 
   Args:
     query: [B, Q, H, D], H heads of D dimensions.
@@ -57,10 +57,13 @@ def attend(
     [B, Q, H, D] in the dtype of `value`.
   """
   scale = query.shape[-1] ** -0.5 if scale is None else scale
-  if bias is None and change_scores is None and change_weights is None and _flash_can(query):
+  plain = bias is None and change_scores is None and change_weights is None
+  if plain and _flash_can(query):
     return jax.nn.dot_product_attention(query, key, value, scale=scale, implementation="cudnn")
   # The heads go next to the batch here, once; inside an einsum XLA moves them for each product.
   query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  if plain and query.dtype == jnp.bfloat16 and target.platform() == "tpu":
+    return jnp.swapaxes(tpu_attention.attend(query * scale, key, value), 1, 2)
   scores = jnp.einsum("bhqd,bhkd->bhqk", query * scale, key).astype(jnp.float32)
   if bias is not None:
     scores = scores + bias

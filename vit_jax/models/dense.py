@@ -1,6 +1,7 @@
 """The dense layer, over one or several axes."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.models import target
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _of_kept(x: jax.Array, kernel: jax.Array, axes: int) -> jax.Array:
+  """The product of an x that is computed once; what the derivative makes of x is up to XLA."""
+  return jnp.tensordot(target.materialized(x), kernel, axes)
+
+
+@_of_kept.defjvp
+def _of_kept_jvp(
+  axes: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  (x, kernel), (d_x, d_kernel) = primals, tangents
+  change = jnp.tensordot(d_x, kernel, axes) + jnp.tensordot(x, d_kernel, axes)
+  return _of_kept(x, kernel, axes), change
 
 
 class Dense(nn.Module):
@@ -23,6 +39,8 @@ class Dense(nn.Module):
     kernel_init: initialiser; sees the kernel as the matrix [inputs, outputs].
     bias_init: initialiser.
     use_bias: whether there is a bias.
+    costly_input: the input is worth keeping, not computing anew for each tile of the product;
+      see `target.materialized`.
     dtype: of computation; the parameters are float32.
   """
 
@@ -31,6 +49,7 @@ class Dense(nn.Module):
   kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
   bias_init: nn.initializers.Initializer = nn.initializers.zeros
   use_bias: bool = True
+  costly_input: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -45,7 +64,7 @@ class Dense(nn.Module):
     kernel = self.param("kernel", init).astype(self.dtype)
     x = x.astype(self.dtype)
     if target.platform() == "tpu":
-      y = jnp.tensordot(x, kernel, self.axes)
+      y = (_of_kept if self.costly_input else jnp.tensordot)(x, kernel, self.axes)
     else:
       y = x.reshape(-1, matrix[0]) @ kernel.reshape(matrix)
       y = y.reshape(*batch, *self.features)

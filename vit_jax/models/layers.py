@@ -5,6 +5,7 @@ and a scan over layers, which writes out whatever the backward pass needs, gets 
 on CPU and needs less memory everywhere. `prevent_cse=False` leaves an unrolled model to XLA.
 """
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vit_jax.errors import UserError
-from vit_jax.models import target
 from vit_jax.models.dense import Dense
 
 # "relu" stands for no GELU at all: theory about kernels at initialisation is about ReLU networks.
@@ -34,6 +34,31 @@ def torch_bias(fan_in: int) -> nn.initializers.Initializer:
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+# tanh's argument in the approximation of GELU is x (_LINEAR + _CUBIC x^2).
+_LINEAR = math.sqrt(2 / math.pi)
+_CUBIC = 0.044715 * _LINEAR
+
+
+def _phi(x: jax.Array) -> jax.Array:
+  return 0.5 * jnp.tanh(x * (_LINEAR + _CUBIC * (x * x))) + 0.5
+
+
+@jax.custom_jvp
+def _tanh_gelu(x: jax.Array) -> jax.Array:
+  return x * _phi(x)
+
+
+@_tanh_gelu.defjvp
+def _tanh_gelu_jvp(
+  primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+  # A third fewer operations than differentiating the lines above leaves.
+  (x,), (d_x,) = primals, tangents
+  phi = _phi(x)
+  slope = phi + (phi - phi * phi) * (x * (2 * _LINEAR + 6 * _CUBIC * (x * x)))
+  return x * phi, slope * d_x
+
+
 def gelu(x: jax.Array, form: Gelu) -> jax.Array:
   """GELU (1606.08415, §2): x * Phi(x), with Phi exact ("erf") or by its tanh approximation.
 
@@ -41,18 +66,27 @@ def gelu(x: jax.Array, form: Gelu) -> jax.Array:
   """
   if form == "relu":
     return nn.relu(x)
-  return jax.checkpoint(partial(nn.gelu, approximate=form == "tanh"), prevent_cse=False)(x)
+  fn = _tanh_gelu if form == "tanh" else partial(nn.gelu, approximate=False)
+  return jax.checkpoint(fn, prevent_cse=False)(x)
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=(3, 4))
 def _normalize(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype: Any
 ) -> jax.Array:
+  narrow = x.dtype == jnp.bfloat16
   x = x.astype(jnp.float32)
-  # The variance of the centred values: E[x^2] - E[x]^2 loses its digits where the mean is large.
-  x = x - jnp.mean(x, axis=-1, keepdims=True)
-  inverse = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon)
-  return (x * inverse * scale + bias).astype(dtype)
+  mean = jnp.mean(x, axis=-1, keepdims=True)
+  if narrow:
+    # Both sums in one pass. The digits that the difference loses where the mean is large, an x of
+    # 8 bits has lost before: by its rounding the variance is 40 times as far off, or more, with
+    # means of up to 300 standard deviations (measured).
+    variance = jnp.maximum(jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean, 0)
+    x = x - mean
+  else:
+    x = x - mean
+    variance = jnp.mean(x * x, axis=-1, keepdims=True)
+  return (x * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(dtype)
 
 
 class LayerNorm(nn.Module):
@@ -134,10 +168,10 @@ class Mlp(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
     dense = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype)
-    y = target.materialized(gelu(dense((self.hidden,), name="up")(x), self.gelu))
+    y = gelu(dense((self.hidden,), name="up")(x), self.gelu)
     self.sow("intermediates", "mlp_activations", y)
     y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
-    return dense(x.shape[-1:], name="down")(y)
+    return dense(x.shape[-1:], costly_input=True, name="down")(y)
 
 
 def drop_path(x: jax.Array, rate: jax.typing.ArrayLike, key: jax.Array) -> jax.Array:
