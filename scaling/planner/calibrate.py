@@ -26,7 +26,7 @@ from vit_jax.devices import GIB
 
 # Of `memory.terms`; the others are what they say.
 FITTED = (
-  *("kept, none", "kept, none, unrolled", "kept, dots"),
+  *("kept, none", "kept, none, unrolled", "kept, dots", "kept, dots, unrolled"),
   *("layer", "layer, gradients in parts", "gathered", "one block", "rest"),
 )
 Row = tuple[dict[str, float], float]  # terms, and what they are to add up to

@@ -93,15 +93,21 @@ def terms(kind: Kind, cell: Cell) -> dict[str, float]:
     layer_keeps = layer if setting.remat == "none" else 0
   # XLA lays activations where gradients will be, as far as these are whole.
   whole = setting.fsdp == 1 and not kind.within
+  kept = f"kept, {setting.remat}{'' if kind.scan else ', unrolled'}"
+  copies = does.block_params * item * (item < 4) * (1 if kind.scan else shape.depth)
+  gradients = 4 * held * (1 + (kind.accumulate > 1))
+  if not kind.scan:  # Nor are there loops, whose stacks of either are alive together to the end.
+    alive = copies + shape.depth * (stream + MEMORY.get(kept, 1.0) * layer_keeps)
+    gradients = max(gradients - alive, 0)
   return {
     "parameters": params,
     "moments": moments,
-    "gradients": 4 * held * (1 + (kind.accumulate > 1)),
-    "copies": does.block_params * item * (item < 4) * (1 if kind.scan else shape.depth),
+    "gradients": gradients,
+    "copies": copies,
     "gathered": 4 * does.block_params * (setting.fsdp > 1),
     "one block": 4 * does.block_params * kind.within,
     "stream": shape.depth * stream,
-    f"kept, {setting.remat}{'' if kind.scan else ', unrolled'}": shape.depth * layer_keeps,
+    kept: shape.depth * layer_keeps,
     "layer" if whole else "layer, gradients in parts": layer,
     "images": images * 3 * kind.image_size**2 * 4,
     "logits": images * kind.classes * 4,

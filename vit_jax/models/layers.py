@@ -77,16 +77,15 @@ def _normalize(
   narrow = x.dtype == jnp.bfloat16
   x = x.astype(jnp.float32)
   mean = jnp.mean(x, axis=-1, keepdims=True)
+  centred = x - mean
   if narrow:
     # Both sums in one pass. The digits that the difference loses where the mean is large, an x of
     # 8 bits has lost before: by its rounding the variance is 40 times as far off, or more, with
     # means of up to 300 standard deviations (measured).
     variance = jnp.maximum(jnp.mean(x * x, axis=-1, keepdims=True) - mean * mean, 0)
-    x = x - mean
   else:
-    x = x - mean
-    variance = jnp.mean(x * x, axis=-1, keepdims=True)
-  return (x * jax.lax.rsqrt(variance + epsilon) * scale + bias).astype(dtype)
+    variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
+  return (centred * (jax.lax.rsqrt(variance + epsilon) * scale) + bias).astype(dtype)
 
 
 class LayerNorm(nn.Module):
