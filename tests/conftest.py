@@ -15,6 +15,3 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the suite's time is XLA's; without its optimisations it takes two thirds. To test the
-# programs that users run: JAX_DISABLE_MOST_OPTIMIZATIONS=0.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
