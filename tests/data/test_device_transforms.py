@@ -15,7 +15,6 @@ from vit_jax.errors import UserError
 _COUNT, _SEED, _STEP = 128, 7, 40_000_000  # at positions beyond 32 bits
 
 
-
 def _images(channels=3, height=32, width=32):
   """Half of them smooth, half noise of all levels."""
   images = np.stack([photo(height, width, k, channels=channels) for k in range(_COUNT)])
