@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from training import finish, start, write_config
+from training import MAIN, finish, start, write_config
 
 from vit_jax import measurements, peers
 
@@ -78,7 +78,7 @@ def test_eight_devices(single, tmp_path, mesh):
   assert (own == in_all) == (fsdp == 1)
 
 
-def start_two(config, workdir, *flags, devices=1):
+def start_two(config, workdir, *flags, devices=1, programs=(MAIN, MAIN)):
   with socket.socket() as s:
     s.bind(("localhost", 0))
     address = f"localhost:{s.getsockname()[1]}"
@@ -92,8 +92,9 @@ def start_two(config, workdir, *flags, devices=1):
       "--num_processes=2",
       f"--process_id={i}",
       devices=devices,
+      program=program,
     )
-    for i in range(2)
+    for i, program in enumerate(programs)
   ]
 
 
@@ -112,6 +113,49 @@ def test_sigterm_to_one_process_stops_both(single, tmp_path):
   both[1].send_signal(signal.SIGTERM)
   outs = [finish(p) for p in both]
   assert "SIGTERM received: saved at step" in outs[0]
+
+
+def failing(how):
+  """Returns a program that trains, but for what is done to it first."""
+  text = f"import dataclasses, sys\nfrom vit_jax import cli, config, job, main\n{how}\n"
+  return ("-c", text + "cli.run(main.main)")
+
+
+def test_a_process_that_fails_alone_ends_the_other(single, tmp_path):
+  fails = failing("""
+def feed(self, *args, whole=job.Job.feed, **more):
+  batch, calls = whole(self, *args, **more), iter(range(6))
+  def one(count):
+    if next(calls, None) is None:
+      raise OSError(28, "no space left on this host alone")
+    return batch(count)
+  return one
+job.Job.feed = feed
+""")
+  both = start_two(single[0], tmp_path / "run", programs=(MAIN, fails))
+  begin = time.monotonic()
+  out = finish(both[1], 1)
+  assert "no space left on this host alone" in out
+  told = finish(both[0], peers.EXIT_CODE)
+  assert "error: process 1 of this run is gone" in told
+  assert "Traceback" not in told
+  assert time.monotonic() - begin < 100  # starting and compiling; JAX waits for 300 seconds
+
+
+@pytest.mark.parametrize(
+  ("how", "error"),
+  [
+    ("main.cli.load_rungs = lambda *args, load=main.cli.load_rungs: load(args[0], [*args[1], "
+     "'--config.seed=1'])", "the processes of this run have different configs or flags"),
+    ("job.dataset_fingerprint = lambda *args, read=job.dataset_fingerprint: dataclasses.replace("
+     "read(*args), sha256='0' * 16)", "see different training images"),
+  ],
+)  # fmt: skip
+def test_processes_that_would_not_do_the_same_say_so(single, tmp_path, how, error):
+  both = start_two(single[0], tmp_path / "run", programs=(MAIN, failing(how)))
+  for process in both:
+    assert error in finish(process, 2).splitlines()[-1]
+  assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import gzip
 import json
 from types import SimpleNamespace
 
+import jax
 import pytest
 from training import tiny
 
@@ -34,6 +35,24 @@ def test_a_trace_has_the_steps_asked_for_and_changes_nothing(tmp_path, capsys):
   )
   assert with_trace
   assert with_trace == without
+
+
+def test_what_is_trained_while_a_trace_waits_counts_as_training(tmp_path, monkeypatch):
+  clock = [0.0]
+
+  def takes(seconds):
+    def spend(*args, **kwargs):
+      clock[0] += seconds
+
+    return spend
+
+  monkeypatch.setattr(profiling.time, "perf_counter", lambda: clock[0])
+  monkeypatch.setattr(jax.profiler, "start_trace", takes(2.0))
+  monkeypatch.setattr(jax.profiler, "stop_trace", takes(3.0))
+  steps_under_way = SimpleNamespace(block_until_ready=takes(50.0))
+  with profiling.Trace((1, 2), tmp_path).begin(10) as trace:
+    spent = [trace.at(step, steps_under_way) for step in (10, 11, 12, 13)]
+  assert spent == [0.0, 2.0, 3.0, 0.0]
 
 
 def test_where_many_steps_are_one_call(tmp_path):

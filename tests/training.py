@@ -31,11 +31,13 @@ def write_config(directory: Path) -> str:
   return str(path)
 
 
-def command(config: str, workdir: Path, *flags: str) -> list[str]:
+MAIN = ("-m", "vit_jax.main")
+
+
+def command(config: str, workdir: Path, *flags: str, program: tuple[str, ...] = MAIN) -> list[str]:
   return [
     sys.executable,
-    "-m",
-    "vit_jax.main",
+    *program,
     "--config",
     config,
     "--workdir",
@@ -45,12 +47,17 @@ def command(config: str, workdir: Path, *flags: str) -> list[str]:
 
 
 def start(
-  config: str, workdir: Path, *flags: str, devices: int = 1, **env: str
+  config: str,
+  workdir: Path,
+  *flags: str,
+  devices: int = 1,
+  program: tuple[str, ...] = MAIN,
+  **env: str,
 ) -> subprocess.Popen:
   env = {**os.environ, **env}
   env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
-    command(config, workdir, *flags),
+    command(config, workdir, *flags, program=program),
     env=env,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,

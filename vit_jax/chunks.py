@@ -17,7 +17,7 @@ from vit_jax import parallel
 from vit_jax.state import TrainState
 
 # Of a chunk: long beside what a call costs, short beside the time in which a signal must be
-# answered, which a run of several processes sees at every tenth call only.
+# answered.
 SECONDS = 2.0
 
 # Steps of a chunk: so many have their indices and metrics on the devices at once.

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vit_jax import config as config_lib
+from vit_jax import parallel
 from vit_jax.errors import UserError
 
 _OVERRIDE = re.compile(r"--(no)?config\.([^=]+)")
@@ -125,11 +126,15 @@ def _check_key(config: ml_collections.ConfigDict, key: str) -> None:
 def run(main: Callable[[Sequence[str]], int]) -> None:
   """Runs a command and exits: 0 on success, 2 with one line on a mistake the user can mend."""
   try:
-    code = main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
   except UserError as e:
     print(f"error: {e}", file=sys.stderr)
     code = 2
   except KeyboardInterrupt:
     print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
     code = 130
-  sys.exit(code)
+  except Exception:
+    parallel.let_peers_explain()
+    traceback.print_exc()
+    code = 1
+  parallel.leave(code)

@@ -33,6 +33,9 @@ FREE_KEYS = (
   "data.cache",
 )
 
+# Keys in which even the processes of one run may differ.
+HOST_KEYS = ("data.dir", "data.num_threads", "data.cache")
+
 # Keys that came later, with the value at which they do nothing: as if they were not set.
 NEUTRAL = {
   "adversarial.kind": "none",

@@ -15,14 +15,17 @@ if __name__ == "__main__":
   host_memory.use_huge_pages()  # may start the program again: nothing comes before it
 
 import argparse
+import json
 import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import ml_collections
 
 from vit_jax import branches, cli, parallel, profiling, signals, summary, train
+from vit_jax import config as config_lib
 from vit_jax.errors import UserError
 from vit_jax.progress import print_once
 
@@ -103,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
   parallel.initialize(args.coordinator, args.num_processes, args.process_id)
   if traced:
     profiling.check()
+  _check_same(args, rungs)
   failed = []
   with signals.catch() as stop_flag:
     # All of them first: a mistake in the last rung should not show after the others have trained.
@@ -123,6 +127,21 @@ def main(argv: Sequence[str]) -> int:
   if failed:
     raise UserError("; ".join(failed))
   return 0
+
+
+def _check_same(args: argparse.Namespace, rungs: dict[str, ml_collections.ConfigDict]) -> None:
+  """Raises a UserError if the processes of the run are not to do the same."""
+  asked = {
+    name: {
+      k: v for k, v in config_lib.flatten(config_lib.to_json(rung)) if k not in config_lib.HOST_KEYS
+    }
+    for name, rung in rungs.items()
+  }
+  if not parallel.all_same(json.dumps([args.branch, args.trunk_only, args.profile, asked])):
+    raise UserError(
+      "the processes of this run have different configs or flags: start all of them with the same "
+      f"command (only config.{', config.'.join(config_lib.HOST_KEYS)} may differ)"
+    )
 
 
 def _print_plan(runs: dict) -> None:

@@ -1,12 +1,15 @@
 """Devices as a mesh with axes (data, fsdp), and arrays laid out on it."""
 
+import hashlib
 import importlib.util
 import logging
 import math
 import os
+import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -62,6 +65,34 @@ def _join(coordinator: str | None, num_processes: int | None, process_id: int | 
       jax.distributed.initialize()  # asks the cloud's metadata, also on a slice of one host
     except (ValueError, OSError) as e:  # a TPU of another kind of machine
       logging.warning("this TPU host is taken to be alone: nothing tells of others (%s)", e)
+
+
+def _several() -> bool:
+  return distributed.global_state.num_processes > 1
+
+
+def let_peers_explain() -> None:
+  """Returns after a moment, unless the failure of this process is that another one is gone.
+
+  Collectives may fail then before the connection says why; that ends this process with one line.
+  """
+  if _several():
+    time.sleep(3 * peers.GRACE)
+
+
+def leave(code: int) -> NoReturn:
+  """Exits after a mistake or a failure, which may be this process's alone.
+
+  One of several takes no leave of the others, so that they stop as well (see peers.py), and does
+  not wait for them, who may be waiting for it: JAX's own farewell takes five minutes to give up.
+  """
+  if _several():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if distributed.global_state.process_id == 0:
+      time.sleep(peers.GRACE / 2)  # the others stop when it does
+    os._exit(code)
+  sys.exit(code)
 
 
 def has_tpu() -> bool:
@@ -204,6 +235,12 @@ def of_first(value: int) -> int:
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def all_same(text: str) -> bool:
+  """Whether all processes give the same text; all must ask."""
+  mark = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+  return all_agree(of_first(mark) == mark)
 
 
 def all_agree(ok: bool) -> bool:

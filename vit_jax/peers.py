@@ -3,11 +3,12 @@
 A step waits for all processes, so that one that is killed leaves the others waiting; JAX gives it
 up when its heartbeat has been missing for 100 seconds, and ends them with a trace of C++ calls. The
 operating system is faster: it closes a dead process's connections. Here every process has one to
-process 0, and one that ends in good order says so before. What no system can close, because a
-machine has lost its power or the network fails, is left to JAX's heartbeat.
+process 0, which tells the rest, and one that ends in good order says so before. What no system can
+close, because a machine has lost its power or the network fails, is left to JAX's heartbeat.
 """
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
@@ -15,10 +16,17 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 EXIT_CODE = 3
-_BYE = b"."
+# What processes say: goodbye, or which of them is lost.
+_SAID = struct.Struct(">cI")
+_BYE, _LOST = b".", b"!"
+# Seconds between a mistake that all processes find and the end of the last of them: each says it for
+# itself. Without process 0 there is no such time, for JAX ends the others with its trace at once.
+GRACE = 2.0
 _PATIENCE = 60.0  # seconds that the processes have to connect
 # What a process sends first: the ticket that process 0 gives to all, and its own number. The ticket
 # is the port, and before it a number that nobody else knows.
@@ -26,11 +34,15 @@ _HELLO = struct.Struct(">II")
 _PORT = 2**16 - 1
 
 
-def _stop(index: int) -> None:
+def _stop(index: int, others: Iterable[socket.socket]) -> NoReturn:
+  """Ends this process because another is gone, and tells others which."""
   text = (
-    f"error: process {index} of this run is gone (killed, out of memory or crashed: see its own "
-    "output); the same command on all processes continues from the last checkpoint"
+    f"error: process {index} of this run is gone (killed, out of memory or stopped by an error: "
+    "see its own output); the same command on all processes continues from the last checkpoint"
   )
+  for connection in others:
+    with contextlib.suppress(OSError):  # it has left already
+      connection.sendall(_SAID.pack(_LOST, index))
   # Past all that waits for the other processes: collectives, checkpoints, JAX's own farewell.
   os.write(2, f"\n{text}\n".encode())
   os._exit(EXIT_CODE)
@@ -41,12 +53,16 @@ def _follow(peers: dict[socket.socket, int]) -> None:
   while peers:
     for connection in select.select(list(peers), [], [])[0]:
       try:
-        said = connection.recv(1)
-      except OSError:
-        said = b""
-      if said != _BYE:
-        _stop(peers[connection])
-      del peers[connection]
+        kind, lost = _SAID.unpack(connection.recv(_SAID.size, socket.MSG_WAITALL))
+      except (OSError, struct.error):  # cut off
+        kind = b""
+      index = peers.pop(connection)
+      if kind == _LOST:
+        _stop(lost, [])
+      if kind != _BYE:
+        if index:
+          time.sleep(GRACE)
+        _stop(index, [c for c, i in peers.items() if i])
 
 
 def _greeting(connection: socket.socket) -> bytes:
@@ -62,10 +78,8 @@ def _greeting(connection: socket.socket) -> bytes:
 
 def _say_goodbye(peers: list[socket.socket]) -> None:
   for connection in peers:
-    try:
-      connection.sendall(_BYE)
-    except OSError:  # it has left already
-      continue
+    with contextlib.suppress(OSError):  # it has left already
+      connection.sendall(_SAID.pack(_BYE, 0))
 
 
 def watch(host: str, index: int, count: int, of_first: Callable[[int], int]) -> None:

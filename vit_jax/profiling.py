@@ -94,17 +94,17 @@ class Trace:
 
     Args:
       step: steps done.
-      state: their result, which the trace waits for.
+      state: their result, which the trace waits for; that time is training's and not returned.
     """
-    clock = time.perf_counter()
-    if not self._done and not self._running and self._first <= step < self._last:
-      jax.block_until_ready(state)
-      self._start()
-    elif self._running and step >= self._last:
-      jax.block_until_ready(state)
-      self._stop()
-    else:
+    starts = not self._done and not self._running and self._first <= step < self._last
+    if not starts and not (self._running and step >= self._last):
       return 0.0
+    jax.block_until_ready(state)
+    clock = time.perf_counter()
+    if starts:
+      self._start()
+    else:
+      self._stop()
     return time.perf_counter() - clock
 
   def _start(self) -> None:

@@ -1,11 +1,13 @@
 """Ctrl-C and the signals of schedulers end a run at the next step, with everything saved."""
 
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import jax
+import numpy as np
 
 from vit_jax import parallel
 
@@ -26,23 +28,37 @@ class Interrupted(Exception):  # noqa: N818  (no error: the run was asked to sto
 # when it is told to (`--signal`).
 NOTICES = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-# Calls of `StopFlag.requested` between two times that the processes of a run ask each other.
-AGREE_EVERY = 10
+# The processes of a run ask each other for signals about so often, but not at every short call of
+# `StopFlag.requested`, for asking waits for what the devices still have to do.
+SECONDS = 2.0
+MOST_CALLS = 10
 
 
 class StopFlag:
   """Whether a signal has asked this run to stop."""
 
   signum: int | None = None
-  _asked = 0
+  _unasked = 0
+  _every = 1
   _agreed = False
+
+  def pace(self, seconds: float = math.inf) -> None:
+    """Says how long it is from one `requested` to the next, unknown at first; all processes must.
+
+    Args:
+      seconds: as this process measures it; that of the first process counts.
+    """
+    self._every = parallel.of_first(int(np.clip(SECONDS / seconds, 1, MOST_CALLS)))
 
   def requested(self) -> bool:
     """Whether to stop; all processes get the same answer, for they ask equally often."""
     if jax.process_count() == 1:
       return self.signum is not None
-    self._asked += 1
-    if self._asked % AGREE_EVERY == 0 and not parallel.all_agree(self.signum is None):
+    self._unasked += 1
+    if self._unasked < self._every:
+      return self._agreed
+    self._unasked = 0
+    if not parallel.all_agree(self.signum is None):
       self.signum = self.signum or signal.SIGTERM
       self._agreed = True
     return self._agreed

@@ -16,7 +16,17 @@ import numpy as np
 import optax
 from tensorboardX import SummaryWriter
 
-from vit_jax import branches, chunks, devices, measurements, report, rundir, signals, start
+from vit_jax import (
+  branches,
+  chunks,
+  devices,
+  measurements,
+  parallel,
+  report,
+  rundir,
+  signals,
+  start,
+)
 from vit_jax import job as job_lib
 from vit_jax.branches import Window
 from vit_jax.checkpoint import Checkpoints
@@ -93,6 +103,13 @@ def prepare(
       raise UserError(f"--branch {branch} is none of config.branches={tuple(config.branches)}")
     if not (workdir / rundir.CONFIG_FILE).exists():
       raise UserError(f"{workdir} holds no trunk to branch off: run without --branch first")
+  if jax.process_count() > 1:
+    images = f"{job.fingerprint.sha256} {len(job.source)}"
+    if not parallel.all_same(images):
+      raise UserError(
+        f"the processes of this run see different training images (here {len(job.source)}, "
+        f"sha256 {job.fingerprint.sha256}): give all of them the same copy of config.data"
+      )
   start.check(job, workdir)
   return job
 
@@ -194,6 +211,7 @@ def _train_segment(
     train_step, feed = job.train_step, job.feed(step)
     pending: Pending = []
     most = 1  # steps in a call; more as soon as their speed is known
+    stop_flag.pace()
     with (
       Reporter(label, step, stop) as reporter,
       _events(directory) as events,
@@ -261,7 +279,8 @@ def _train_segment(
           shown = {**_check_finite(pending, step, checkpoints), **meter.read(step)}
           reporter.log(step, shown)
           pending = []
-          most = chunks.length(config.batch_size / shown["images_per_second"], job.most_steps)
+          most = chunks.length(shown["seconds_per_step"], job.most_steps)
+          stop_flag.pace(most * shown["seconds_per_step"])
           for key, value in shown.items():
             if events is not None:
               events.add_scalar(f"train/{key}", value, step)
