@@ -129,13 +129,7 @@ def main(argv: Sequence[str]) -> int:
       raise UserError(f"--only {args.only}: the runs are {', '.join(names)}")
   if args.dry_run:
     return _dry_run(runs, args)
-  work = jobs.of_runs(runs)
-  if args.launcher == "slurm":
-    return _submit(work, args)
-  code = _run_here(work, args)
-  for line in summary.savings({run.directory: run.plan for run in runs}):
-    print(line)
-  return code
+  return _submit(runs, args) if args.launcher == "slurm" else _run_here(runs, args)
 
 
 def _dry_run(runs: list[grid.Run], args: argparse.Namespace) -> int:
@@ -151,7 +145,8 @@ def _dry_run(runs: list[grid.Run], args: argparse.Namespace) -> int:
   return 0
 
 
-def _submit(work: list[jobs.Job], args: argparse.Namespace) -> int:
+def _submit(runs: list[grid.Run], args: argparse.Namespace) -> int:
+  work = jobs.of_runs(runs)
   cluster = slurm.Cluster(args.workdir, slurm.options(args.slurm))
   submitted = cluster.submit(work)
   for label in (job.label for job in work):
@@ -167,20 +162,26 @@ def _submit(work: list[jobs.Job], args: argparse.Namespace) -> int:
   return 0
 
 
-def _run_here(work: list[jobs.Job], args: argparse.Namespace) -> int:
+def _run_here(runs: list[grid.Run], args: argparse.Namespace) -> int:
+  work = jobs.of_runs(runs)
   with display.Display() as show:
     launcher = local.Launcher(work, places.find(args.jobs), _environment(args.workdir), show)
     signum = launcher.run()
   entries = launcher.entries
-  print(f"{args.workdir}: {display.counts(entries)}")
+  lines = [f"{args.workdir}: {display.counts(entries)}"]
+  if launcher.unshown:
+    lines.append(f"not all was shown: stderr could not be written ({launcher.unshown})")
   if signum is not None:
-    print(f"{signal.Signals(signum).name} received; the same command goes on from here")
+    lines.append(f"{signal.Signals(signum).name} received; the same command goes on from here")
   failed = [e for e in entries if e.state == local.FAILED]
   for entry in failed:
-    _print_failure(entry)
+    lines += _failure(entry)
   blocked = [e.job.label for e in entries if e.state == local.BLOCKED]
   if blocked:
-    print(f"\nnot started, for their trunk did not come so far: {', '.join(blocked)}")
+    lines.append(f"\nnot started, for their trunk did not come so far: {', '.join(blocked)}")
+  unclear = {e.job.run.directory for e in failed if e.error}  # what it measured may be unreadable
+  plans = {run.directory: run.plan for run in runs if run.directory not in unclear}
+  display.conclude([*lines, *summary.savings(plans)])
   if signum is not None:
     return 130 if signum == signal.SIGINT else 0
   return 1 if failed or blocked else 0
@@ -194,16 +195,18 @@ def _environment(workdir: Path) -> dict[str, str]:
   return {"JAX_COMPILATION_CACHE_DIR": str(workdir.absolute() / ".compiled" / os.uname().nodename)}
 
 
-def _print_failure(entry: local.Entry) -> None:
+def _failure(entry: local.Entry) -> list[str]:
+  alone = f"alone: {entry.job.shown_command()}"
+  if entry.error is not None:
+    return [f"\n{entry.job.label} failed: {entry.error}; its log is {entry.job.log}", alone]
   how = f"exit status {entry.code}"
   if entry.code < 0:
     how = f"killed by {signal.Signals(-entry.code).name}"
   elif entry.code == 0:
     how = "stopped by somebody else before its end"
-  print(f"\n{entry.job.label} failed ({how}); {entry.job.log} ends with")
-  for line in logs.last_lines(entry.job.log, _LAST_LINES, entry.begin):
-    print(f"  {line}")
-  print(f"alone: {entry.job.shown_command()}")
+  tail = logs.last_lines(entry.job.log, _LAST_LINES, entry.begin)
+  head = f"\n{entry.job.label} failed ({how}); {entry.job.log} ends with"
+  return [head, *(f"  {line}" for line in tail), alone]
 
 
 if __name__ == "__main__":

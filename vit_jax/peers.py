@@ -24,7 +24,7 @@ EXIT_CODE = 3
 # What processes say: goodbye, or which of them is lost.
 _SAID = struct.Struct(">cI")
 _BYE, _LOST = b".", b"!"
-# Seconds between a mistake that all processes find and the end of the last of them: each says it for
+# Seconds from a mistake that all processes find to the end of the last of them: each says it for
 # itself. Without process 0 there is no such time, for JAX ends the others with its trace at once.
 GRACE = 2.0
 _PATIENCE = 60.0  # seconds that the processes have to connect

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -41,12 +43,18 @@ _REFRESH = 0.5  # seconds between two looks of the live table
 _LINES_EVERY = 30.0  # seconds between the lines about a running job in a log
 
 
+class _Console(Console):
+  def on_broken_pipe(self) -> None:
+    """Raises the BrokenPipeError that it is called for; rich's own would exit."""
+    raise
+
+
 class Display:
   """Shows entries on stderr; to be called with them often, within its `with` block."""
 
   def __init__(self, console: Console | None = None) -> None:
     """Shows on stderr, or where a test looks."""
-    self._console = console or Console(stderr=True)
+    self._console = console or _Console(stderr=True)
     self._live: Live | None = None
     if self._console.is_terminal:
       self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -65,10 +73,15 @@ class Display:
   ) -> None:
     """Takes it away."""
     if self._live:
-      self._live.stop()
+      with contextlib.suppress(OSError):  # there is no terminal any longer
+        self._live.stop()
 
   def __call__(self, entries: Sequence[Entry]) -> None:
-    """Shows how things are."""
+    """Shows how things are.
+
+    Raises:
+      OSError: stderr cannot be written.
+    """
     if not self._live:
       self._lines(entries)
     elif time.monotonic() - self._last > _REFRESH:
@@ -105,6 +118,18 @@ def _cells(entry: Entry) -> tuple[str, str, str, str]:
     return f"{p.step:,}/{stop:,}", p.loss, p.rate, p.eta
   spent = f"starts, {seconds(time.monotonic() - entry.since)}" if entry.process else ""
   return spent or f"{entry.job.reached():,}/{stop:,}", "", "", ""
+
+
+def conclude(lines: Iterable[str]) -> None:
+  """Prints the last lines of all, as far as anybody reads them: no error is left to come."""
+  with contextlib.suppress(OSError):
+    print("\n".join(lines))
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except OSError:  # Python would try again when it ends, and exit with a status of its own
+      with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def counts(entries: Iterable[Entry]) -> str:

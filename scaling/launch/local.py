@@ -13,6 +13,7 @@ from scaling.launch import logs
 from scaling.launch.jobs import Job
 from scaling.launch.places import Place
 from vit_jax import rundir, signals
+from vit_jax.errors import UserError
 
 WAITING, RUNNING, ELSEWHERE = "waiting", "running", "elsewhere"
 SKIPPED, DONE, STOPPED, FAILED, BLOCKED = "skipped", "done", "stopped", "failed", "blocked"
@@ -32,6 +33,7 @@ class Entry:
     process: its process, while it runs.
     place: where that is.
     code: the exit status of the process.
+    error: why it failed, where that is no matter of its process.
     begin: where in the log its lines begin.
     since: when the state began, in seconds of the monotonic clock.
   """
@@ -41,6 +43,7 @@ class Entry:
   process: subprocess.Popen | None = None
   place: Place | None = None
   code: int | None = None
+  error: str | None = None
   begin: int = 0
   since: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -48,13 +51,25 @@ class Entry:
     """Changes the state."""
     self.state, self.since = state, time.monotonic()
 
+  def fail(self, error: Exception) -> None:
+    """Lets it have failed for this reason."""
+    self.error = str(error)
+    self.become(FAILED)
+
   def progress(self) -> logs.Progress | None:
     """Returns what its process says last."""
     return logs.progress(self.job.log, self.begin) if self.process else None
 
 
 class Launcher:
-  """Runs jobs in places until none is left that can run, or a signal stops it."""
+  """Runs jobs in places until none is left that can run, or a signal stops it.
+
+  Attributes:
+    entries: the jobs and what has become of them.
+    unshown: what kept `show` from showing them; it was not called again. None: nothing.
+  """
+
+  unshown: OSError | None = None
 
   def __init__(
     self,
@@ -69,7 +84,7 @@ class Launcher:
       jobs: the jobs; a branch waits until its trunk has passed where it starts.
       places: as many run at a time.
       environment: of all processes.
-      show: called often with all entries.
+      show: called often with all entries, until it raises an OSError.
     """
     self.entries = [Entry(job, SKIPPED if job.finished() else WAITING) for job in jobs]
     self._free = list(places)
@@ -92,7 +107,7 @@ class Launcher:
             told = True
           else:
             self._start()
-          self._show(self.entries)
+          self._show_entries()
           if not self._under_way() or (told and not self._running()):
             break
           time.sleep(_POLL)
@@ -104,8 +119,15 @@ class Launcher:
     for entry in self.entries:
       if entry.state in (WAITING, ELSEWHERE):
         entry.become(STOPPED if told else BLOCKED)
-    self._show(self.entries)
+    self._show_entries()
     return flag.signum
+
+  def _show_entries(self) -> None:
+    if self.unshown is None:
+      try:
+        self._show(self.entries)
+      except OSError as e:  # Ctrl-C ends the reader of a pipe as well, and jobs are yet to save
+        self.unshown = e
 
   def _running(self) -> list[Entry]:
     return [e for e in self.entries if e.process]
@@ -119,17 +141,25 @@ class Launcher:
         return
       if entry.state == ELSEWHERE and time.monotonic() - entry.since < _LOOK_AGAIN:
         continue
-      if entry.state in (WAITING, ELSEWHERE) and entry.job.ready():
-        if rundir.holder(entry.job.directory):
-          entry.become(ELSEWHERE)
-        elif entry.state == ELSEWHERE and entry.job.finished():
-          entry.become(DONE)
-        else:
-          self._start_one(entry)
+      if entry.state in (WAITING, ELSEWHERE):
+        try:
+          self._start_if_ready(entry)
+        except (OSError, UserError) as e:
+          if not entry.process:  # else it runs, if with more cores than its share
+            entry.fail(e)
+
+  def _start_if_ready(self, entry: Entry) -> None:
+    if not entry.job.ready():
+      return
+    if rundir.holder(entry.job.directory):
+      entry.become(ELSEWHERE)
+    elif entry.state == ELSEWHERE and entry.job.finished():
+      entry.become(DONE)
+    else:
+      self._start_one(entry)
 
   def _start_one(self, entry: Entry) -> None:
-    place = self._free.pop(0)
-    log = entry.job.log
+    place, log = self._free[0], entry.job.log
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as f:
       f.write(f"$ {entry.job.shown_command()}\n".encode())
@@ -143,10 +173,10 @@ class Launcher:
         env={**os.environ, **self._environment, **place.environment},
         start_new_session=True,  # the terminal's Ctrl-C is for this process to pass on
       )
+      entry.place = self._free.pop(0)
+      entry.become(RUNNING)
     if place.cores:
       os.sched_setaffinity(entry.process.pid, place.cores)  # its threads are yet to come
-    entry.place = place
-    entry.become(RUNNING)
 
   def _reap(self, stopping: bool) -> None:
     for entry in self._running():
@@ -155,10 +185,19 @@ class Launcher:
         continue
       entry.process, entry.code = None, code
       self._free.append(entry.place)
-      if entry.job.finished():
-        entry.become(DONE)
-      else:
-        entry.become(STOPPED if stopping and code <= 0 else FAILED)
+      try:
+        entry.become(self._outcome(entry, stopping))
+      except (OSError, UserError) as e:
+        entry.fail(e)
+
+  def _outcome(self, entry: Entry, stopping: bool) -> str:
+    # Whoever holds it may finish and let go at any time: this order misses neither.
+    held = entry.code != 0 and rundir.holder(entry.job.directory) is not None
+    if entry.job.finished():
+      return DONE
+    if held:
+      return ELSEWHERE  # somebody took it while this process was starting
+    return STOPPED if stopping and entry.code <= 0 else FAILED
 
   def _signal(self, signum: int) -> None:
     for entry in self._running():

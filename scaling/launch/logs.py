@@ -46,5 +46,5 @@ def _tail(log: Path, begin: int) -> str:
       size = f.seek(0, 2)
       f.seek(max(begin, size - _TAIL))
       return f.read().decode(errors="replace")
-  except FileNotFoundError:
+  except OSError:  # there is none yet, or the disk does not answer
     return ""

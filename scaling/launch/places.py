@@ -77,4 +77,5 @@ def _gpus() -> list[str]:
   visible = os.environ.get("CUDA_VISIBLE_DEVICES")
   if visible is not None:
     return [name for name in visible.split(",") if name]
-  return sorted((p.name.removeprefix("nvidia") for p in Path("/dev").glob("nvidia[0-9]*")), key=int)
+  # CUDA counts those that are here from 0, even if a container has but /dev/nvidia2 of its host.
+  return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]

@@ -108,9 +108,17 @@ def _rank() -> int:
   return int(os.environ.get("SLURM_PROCID", 0))
 
 
+def _job_id() -> str | None:
+  """Returns under which id this job alone is in Slurm's queue; None: it is in none."""
+  array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+  if array and element:  # SLURM_JOB_ID may be the array's own, which addresses all its elements
+    return f"{array}_{element}"
+  return os.environ.get("SLURM_JOB_ID")
+
+
 def _slurm_says(program: str, *arguments: str) -> str:
   """Asks Slurm about, or for, this job; "" when it cannot or will not."""
-  job = os.environ.get("SLURM_JOB_ID")
+  job = _job_id()
   if job is None:
     return ""
   command = [program, *arguments, *(("--jobs", job) if program == "squeue" else (job,))]

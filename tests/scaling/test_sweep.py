@@ -1,6 +1,5 @@
 """Sweeps on this machine: real ones, tiny, and the launcher's rules with jobs of plain Python."""
 
-import dataclasses
 import io
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import threading
 import time
 
 import pytest
+from plain_jobs import HOLDING, launch, script, states, wait_for
 from rich.console import Console
 from training import CONFIG, tiny, write_config
 
@@ -131,54 +131,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, capsys):
 # The launcher's rules, with jobs of plain Python.
 
 
-@dataclasses.dataclass(frozen=True)
-class Script(Job):
-  """A job that runs Python, and is finished when it has left a file."""
-
-  code: str = ""
-
-  @property
-  def label(self):
-    return self.run.label
-
-  @property
-  def directory(self):
-    return self.run.directory
-
-  def command(self):
-    return [sys.executable, "-c", f"{self.code}\nopen({str(self.directory / 'done')!r}, 'w')"]
-
-  def finished(self):
-    return (self.directory / "done").exists()
-
-  def ready(self):
-    return True
-
-
-def script(directory, code=""):
-  config = tiny()
-  plan = branches.plan(config.branches, config.cooldown, None)
-  return Script(
-    grid.Run(directory.name, directory.name, directory, (), config, plan), None, code=code
-  )
-
-
-def launch(jobs, places=1, show=lambda entries: None):
-  launcher = local.Launcher(jobs, [Place(None, {})] * places, {}, show)
-  return launcher.run(), launcher.entries
-
-
-def states(entries):
-  return [e.state for e in entries]
-
-
-def wait_for(condition, seconds=300):
-  end = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < end, "it does not come"
-    time.sleep(0.05)
-
-
 def test_as_many_at_a_time_as_there_are_places(tmp_path):
   most = 0
 
@@ -203,12 +155,8 @@ def test_what_ends_without_having_finished_has_failed(tmp_path):
 def test_a_run_that_another_process_trains_is_waited_for(tmp_path):
   job = script(tmp_path / "held")
   seen = []
-  holding = (
-    "import sys, time, pathlib; from vit_jax import rundir; d = pathlib.Path(sys.argv[1])\n"
-    "with rundir.lock(d):\n  print('held', flush=True); time.sleep(1); (d / 'done').touch()"
-  )
   other = subprocess.Popen(
-    [sys.executable, "-c", holding, str(job.directory)], stdout=subprocess.PIPE
+    [sys.executable, "-c", HOLDING, str(job.directory)], stdout=subprocess.PIPE
   )
   other.stdout.readline()
   _, entries = launch([job], show=lambda entries: seen.append(entries[0].state))

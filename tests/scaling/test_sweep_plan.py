@@ -1,6 +1,7 @@
 """The plan of a sweep against numbers worked out by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +154,8 @@ def test_gpus_are_divided(monkeypatch):
   assert variables(8)[0]["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.450"
   with pytest.raises(UserError, match="at least 1"):
     places.find(0)
+  # Some of a host's GPUs, which a container has under the host's names: CUDA counts them from 0.
+  monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+  there = {"nvidia[0-9]*": [Path("/dev/nvidia2"), Path("/dev/nvidia3")]}
+  monkeypatch.setattr(places.Path, "glob", lambda self, pattern: there.get(pattern, []))
+  assert [v["CUDA_VISIBLE_DEVICES"] for v in variables(None)] == ["0", "1"]

@@ -206,6 +206,29 @@ def test_a_job_whose_time_is_up_saves_and_goes_on(cluster, tmp_path, monkeypatch
   assert "update JobId=7_0 Dependency=" in (cluster / "asked").read_text()
 
 
+class Stopped(jobs.Job):
+  """A job that ends in good order, with nothing finished."""
+
+  def command(self):
+    return [sys.executable, "-c", ""]
+
+
+@pytest.mark.parametrize(
+  ("variables", "own"),
+  [({}, "7"), ({"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}, "7_3")],
+)
+def test_a_job_that_is_stopped_queues_itself_alone(cluster, tmp_path, monkeypatch, variables, own):
+  monkeypatch.setattr(task, "_POLL", 0.1)
+  for name, value in {"SLURM_JOB_ID": "7", **variables}.items():
+    monkeypatch.setenv(name, value)
+  program = f'#!/bin/sh\n[ "$4" = {own} ] && echo RUNNING || printf "RUNNING\\nPENDING\\n"\n'
+  (cluster / "squeue").write_text(program)
+  (run,) = grid.expand(write_config(tmp_path), tmp_path / "out")
+  with pytest.raises(RuntimeError, match="out was stopped before its end, with everything saved"):
+    task.Task(Stopped(run, None), tmp_path / "ids.json")()
+  assert (cluster / "asked").read_text() == f"requeue {own}\n"
+
+
 class Failing(jobs.Job):
   """A job that says what is wrong with it."""
 
