@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from scaling.errors import DataError
+from vit_jax.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +33,7 @@ def run(
   """Parses the arguments and does the work; returns the exit status, 2 after a mistake."""
   try:
     work(parser.parse_args(argv))
-  except DataError as error:
+  except (DataError, UserError) as error:
     print(f"{parser.module}: {error}", file=sys.stderr)
     return 2
   return 0

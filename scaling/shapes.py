@@ -20,7 +20,18 @@ import jax
 
 from scaling import command
 from scaling.errors import DataError
-from scaling.planner import best, cache, figure, grid, pool, report, solve, topology
+from scaling.planner import (
+  best,
+  cache,
+  checks,
+  figure,
+  grid,
+  largest,
+  pool,
+  report,
+  solve,
+  topology,
+)
 from scaling.planner.outcome import Outcome
 from scaling.planner.plan import Plan, positive, versions
 from scaling.planner.savings import SAVINGS
@@ -74,7 +85,8 @@ def _parser() -> command.Parser:
     "--compile",
     default="8",
     metavar="N|all",
-    help="programs to compile at most, nearest to the limit first (default: 8)",
+    help="programs to compile at most, nearest to the limit first (default: 8); half of them for "
+    "largest batches, if asked for",
   )
   asked.add_argument("--estimate", action="store_true", help="compile none: --compile 0")
   asked.add_argument("--jobs", type=int, default=1, help="compilers at once (default: 1)")
@@ -126,17 +138,6 @@ def _cells(options: argparse.Namespace) -> list[grid.Cell]:
     positive(options.fsdp, "--fsdp"),
     positive(options.zero1, "--zero1"),
   )
-  for setting in settings:
-    devices = topology.find(setting.topology).devices
-    if devices % max(setting.fsdp, setting.zero1):
-      raise DataError(
-        f"{setting.topology} has {devices} devices, which {setting.sharding} does not divide"
-      )
-    if SAVINGS[setting.optimizer].scanned and setting.remat != "full":
-      raise DataError(
-        f"--optimizer {setting.optimizer} takes layers one by one and computes each "
-        "again: leave --remat at full"
-      )
   return [grid.Cell(shape, setting) for setting in settings for shape in _grid(options).shapes()]
 
 
@@ -149,8 +150,13 @@ def _most(options: argparse.Namespace) -> float:
   return math.inf if options.compile == "all" else int(options.compile)
 
 
-def _notes(cells: Sequence[grid.Cell], most: float) -> list[str]:
+def _notes(plan: Plan, cells: Sequence[grid.Cell], most: float) -> list[str]:
   notes = []
+  if plan.left_out:
+    notes.append(
+      f"estimates of memory and time leave out {', '.join(plan.left_out)}, as do all FLOPs; what "
+      "is compiled has it"
+    )
   places = [topology.find(name) for name in dict.fromkeys(c.setting.topology for c in cells)]
   if most and any(p.is_tpu and p.compiler is None for p in places):
     notes.append("libtpu is not installed: TPUs are estimated (pip install libtpu)")
@@ -177,15 +183,16 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
   plan = Plan(options.config, tuple(overrides), options.classes)
   cells, most = _cells(options), _most(options)
-  for optimizer in dict.fromkeys(cell.setting.optimizer for cell in cells):
-    plan.kind(optimizer)  # whatever is wrong with the config shows here
+  checks.check(plan, cells)
   known = cache.Cache(options.out / "compiled.jsonl")
+  kept = int(most) // 2 if options.largest_batch and most < math.inf else 0
   with pool.Pool(plan, options.jobs, options.timeout) as workers:
-    compiler = solve.Compiler(plan, known, workers, most)
+    compiler = solve.Compiler(plan, known, workers, most - kept)
     found = solve.solve(plan, compiler, cells)
     if options.largest_batch:
-      found = solve.with_largest(plan, compiler, found)
-  notes = _notes(cells, most)
+      compiler.allow(kept)
+      found = largest.fill(plan, compiler, found)
+  notes = _notes(plan, cells, most)
   report.write(
     found,
     {
@@ -199,7 +206,8 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
   )
   print(report.summary(found))
   if wanted:
-    print(report.best(best.nearest(found, wanted, options.flops), wanted, options.flops, source))
+    near = best.nearest(found, wanted, options.flops)
+    print(report.best(near, wanted, options.flops, source, found))
   for note in notes:
     print(f"note: {note}")
   print(

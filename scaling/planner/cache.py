@@ -44,6 +44,10 @@ class Cache:
     """Returns the record of a key, None where there is none."""
     return self._records.get(key)
 
+  def records(self) -> list[Record]:
+    """Returns the records of all keys, in the order in which the keys came."""
+    return list(self._records.values())
+
   def refresh(self) -> None:
     """Reads what other processes have added."""
     if not self.path.exists():

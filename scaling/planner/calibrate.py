@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from scaling import command
 from scaling.errors import DataError
-from scaling.planner import cache, constants, memory, report, speed, topology
+from scaling.planner import cache, constants, memory, speed, topology
 from scaling.planner.grid import Cell
 from scaling.planner.plan import Plan
 from vit_jax.devices import GIB
@@ -39,17 +39,20 @@ def read(path: Path) -> list[cache.Record]:
   would have needed.
 
   Raises:
-    DataError: there are none.
+    DataError: there are not two of them.
   """
   if not path.is_file():
     raise DataError(f"{path}: no such file; scaling.shapes --compile writes one")
-  found = {}
-  for line in path.read_text().splitlines():
-    record = json.loads(line)
-    if record["hbm"]:
-      found[json.dumps([record["plan"], record["cell"]])] = record
-  if not found:
-    raise DataError(f"{path}: it tells of no program's memory")
+  found = {
+    json.dumps([record["plan"], record["cell"]]): record
+    for record in cache.Cache(path).records()
+    if record["hbm"]
+  }
+  if len(found) < 2:  # each is estimated by the others
+    raise DataError(
+      f"{path}: tells of the memory of {len(found)} programs, and two are needed; compile more "
+      "with scaling.shapes --compile"
+    )
   return list(found.values())
 
 
@@ -81,6 +84,11 @@ def fit(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
   return dict(zip(names, values.tolist(), strict=True))
 
 
+def fit_speed(rows: Sequence[Row]) -> dict[str, float]:
+  """Returns the constants of all terms of cycles."""
+  return fit(rows, sorted({name for terms, _ in rows for name in terms}))
+
+
 def predict(terms: dict[str, float], values: dict[str, float]) -> float:
   """Returns the estimate by such constants."""
   return sum(values.get(name, 1.0) * value for name, value in terms.items())
@@ -95,33 +103,63 @@ def _errors(rows: Sequence[Row], fitter: Callable[[Sequence[Row]], dict]) -> lis
   return errors
 
 
-def _show(records: Sequence[cache.Record]) -> str:
-  memories = [memory_row(r) for r in records]
+def table(records: Sequence[cache.Record]) -> list[str]:
+  """Returns the lines of docs/shapes.md's table: how far the estimates are off, record by record.
+
+  Args:
+    records: see `read`.
+  """
+  left = _errors([memory_row(r) for r in records], lambda rows: fit(rows, FITTED))
   timed = [r for r in records if r["cycles"]]
-  speeds = [speed_row(r) for r in timed]
-  names = sorted({name for terms, _ in speeds for name in terms})
-  left = _errors(memories, lambda rows: fit(rows, FITTED))
-  slow = dict(zip(map(id, timed), _errors(speeds, lambda rows: fit(rows, names)), strict=True))
-  rows = [("shape", "setting", "HBM GiB", "estimate", "off", "left out", "M cycles", "left out")]
-  for record, (_, total), out in zip(records, memories, left, strict=True):
-    plan, cell = cell_of(record)
-    now = memory.estimate(plan.kind(cell.setting.optimizer), cell)
-    s = cell.setting
-    rows.append(
-      (
-        str(cell.shape),
-        f"{s.topology}, {s.optimizer}, batch {s.batch}, {s.remat}, {s.sharding}",
-        f"{total / GIB:.2f}",
-        f"{now / GIB:.2f}",
-        f"{now / total - 1:+.1%}",
-        f"{out:+.1%}",
-        f"{record['cycles'] / 1e6:.0f}" if record["cycles"] else "-",
-        f"{slow[id(record)]:+.0%}" if id(record) in slow else "-",
-      )
-    )
-  lines = report.columns(rows)
-  lines.append(f"MEMORY = {_rounded(fit(memories, FITTED))}  now {constants.MEMORY}")
-  lines.append(f"SPEED = {_rounded(fit(speeds, names))}  now {constants.SPEED}")
+  slow = [""] * len(timed)
+  if len(timed) > 1:
+    slow = [f"{e:+.0%}" for e in _errors([speed_row(r) for r in timed], fit_speed)]
+  of_timed = dict(zip(map(id, timed), slow, strict=True))
+  lines = [
+    "| shape | setting | compiler, GiB | estimate | off | left out | M cycles | estimate off "
+    "| left out |",
+    "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+  ]
+  for record, out in zip(records, left, strict=True):
+    row = [*_names(record), *_memory(record), f"{out:+.1%}", *_cycles(record)]
+    lines.append(f"| {' | '.join([*row, of_timed.get(id(record), '')])} |")
+  return lines
+
+
+def _names(record: cache.Record) -> tuple[str, str]:
+  """Returns shape and setting, of the latter what is no default."""
+  plan, cell = cell_of(record)
+  shape, setting = cell.shape, cell.setting
+  version = setting.topology.partition(":")[0]
+  parts = [version, setting.optimizer, f"batch {setting.batch}"]
+  parts += [f"remat {setting.remat}"] * (setting.remat != "full")
+  parts += ["unrolled"] * (not plan.kind(setting.optimizer).scan)
+  parts += [setting.sharding] * (setting.sharding != "replicated")
+  name = f"{shape.depth} x {shape.attention} x {shape.mlp_dim} / {shape.patch_size}"
+  return name, ", ".join(parts)
+
+
+def _memory(record: cache.Record) -> tuple[str, str, str]:
+  plan, cell = cell_of(record)
+  found, truth = memory.estimate(plan.kind(cell.setting.optimizer), cell), record["hbm"]
+  refused = " (refused)" * record["oom"]
+  return f"{truth / GIB:.2f}{refused}", f"{found / GIB:.2f}", f"{found / truth - 1:+.1%}"
+
+
+def _cycles(record: cache.Record) -> tuple[str, str]:
+  if not record["cycles"]:
+    return "", ""
+  plan, cell = cell_of(record)
+  where = topology.find(cell.setting.topology)
+  found = speed.seconds(plan.kind(cell.setting.optimizer), cell, where) * where.clock
+  return f"{record['cycles'] / 1e6:.0f}", f"{found / record['cycles'] - 1:+.0%}"
+
+
+def _show(records: Sequence[cache.Record]) -> str:
+  lines, memories = table(records), [memory_row(r) for r in records]
+  lines += ["", f"MEMORY = {_rounded(fit(memories, FITTED))}  now {constants.MEMORY}"]
+  if speeds := [speed_row(r) for r in records if r["cycles"]]:
+    lines.append(f"SPEED = {_rounded(fit_speed(speeds))}  now {constants.SPEED}")
   return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """HBM of a train step, estimated in milliseconds, term by term.
 
-The state is exact: parameters by `parameters.shapes`, the optimiser by what it makes of them. What
-the compiler adds is a sum of terms that the step is known to need, each times a constant: see
-`constants.py`, and `calibrate.py` where they come from.
+The state is exact: parameters by `parameters.shapes`, the optimiser by what it makes of them, and
+their averages, which are copies. What the compiler adds is a sum of terms that the step is known to
+need, each times a constant: see `constants.py`, and `calibrate.py` where they come from.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from vit_jax import optim, parallel
 from vit_jax.job import STACKED
 
 _LANES = 128  # a TPU pads the last axis of an array to this
+# Of lawa's snapshots, what XLA copies in a step to write one: so in the programs of two shapes that
+# were compiled for v3, of 8 x 768//12 x 3072 with three and six, and of 8 x 1024//8 x 1024.
+_COPIED = 0.33
 
 
 def _up(value: int, multiple: int) -> int:
@@ -52,24 +55,38 @@ def _part(tree: Any, parts: int) -> _Part:
   return _Part(*sums)
 
 
+class State(NamedTuple):
+  """What a device keeps from step to step, in bytes; of the parameters also how many it has."""
+
+  params: int
+  moments: int
+  averages: int
+  count: int
+
+
 @lru_cache(maxsize=2**14)
-def _state(kind: Kind, shape: Shape, fsdp: int, zero1: int) -> tuple[_Part, _Part]:
+def _state(kind: Kind, shape: Shape, fsdp: int, zero1: int) -> tuple[_Part, _Part, _Part]:
+  """Returns the parts of the parameters, of the optimiser's state and of one average."""
   params = parameters.shapes(kind, shape)
   state = jax.eval_shape(optim.make(dict(kind.optimizer), params, stacked=STACKED).init, params)
-  return _part(params, fsdp), _part(state, max(fsdp, zero1))
+  own = _part(params, fsdp)
+  return own, _part(state, max(fsdp, zero1)), own if zero1 == 1 else _part(params, zero1)
 
 
-def state(kind: Kind, cell: Cell) -> tuple[int, int, int]:
-  """Returns a device's bytes of parameters and of optimiser state, and its parameters' number.
+def state(kind: Kind, cell: Cell) -> State:
+  """Returns what a device keeps; it is found for one block, and blocks differ in nothing.
 
-  They are found for one block, and blocks differ in nothing.
+  Raises:
+    UserError: the optimiser's options are wrong.
   """
   shape, depth = dataclasses.replace(cell.shape, depth=1), cell.shape.depth
-  kind = dataclasses.replace(kind, within=False)  # when parameters change is no matter here
-  own, moments = _state(kind, shape, cell.setting.fsdp, cell.setting.zero1)
-  return (
+  # When parameters change is no matter here, nor how many averages are equally large.
+  alike = dataclasses.replace(kind, within=False, averages=0, snapshots=0)
+  own, moments, average = _state(alike, shape, cell.setting.fsdp, cell.setting.zero1)
+  return State(
     own.size + depth * own.block_size,
     moments.size + depth * moments.block_size,
+    kind.averages * (average.size + depth * average.block_size),
     own.count + depth * own.block_count,
   )
 
@@ -78,8 +95,8 @@ def terms(kind: Kind, cell: Cell) -> dict[str, float]:
   """Returns bytes of a device by what they are for, before the constants."""
   shape, setting = cell.shape, cell.setting
   does = work.of(kind, shape)
-  params, moments, count = state(kind, cell)
-  held = count - shape.depth * does.block_params / setting.fsdp if kind.within else count
+  keeps = state(kind, cell)
+  held = keeps.count - kind.within * shape.depth * does.block_params / setting.fsdp
   images = setting.batch / kind.accumulate
   item, width, mlp = kind.itemsize, shape.width, shape.mlp_dim
   tokens, head = _up(does.tokens, 8), _up(width // shape.num_heads, _LANES)
@@ -100,8 +117,10 @@ def terms(kind: Kind, cell: Cell) -> dict[str, float]:
     alive = copies + shape.depth * (stream + MEMORY.get(kept, 1.0) * layer_keeps)
     gradients = max(gradients - alive, 0)
   return {
-    "parameters": params,
-    "moments": moments,
+    "parameters": keeps.params,
+    "moments": keeps.moments,
+    "averages": keeps.averages,
+    "snapshots, copied": _COPIED * keeps.averages * kind.snapshots / max(kind.averages, 1),
     "gradients": gradients,
     "copies": copies,
     "gathered": 4 * does.block_params * (setting.fsdp > 1),

@@ -11,6 +11,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -58,6 +59,28 @@ def shapes(kind: Kind, shape: Shape) -> Any:
   )
 
 
+def model(fields: Fields, shape: Shape, image_size: int, classes: int) -> nn.Module:
+  """Returns the model of a shape, with `scan`.
+
+  Args:
+    fields: of the model, see `Kind`.
+    shape: all other fields.
+    image_size: in pixels.
+    classes: of the head.
+
+  Raises:
+    UserError: the fields contradict each other, or patches do not cover the image.
+  """
+  return models.create(
+    "ViT-B/16",
+    num_classes=classes,
+    image_size=image_size,
+    scan=True,
+    **dataclasses.asdict(shape),
+    **dict(fields),
+  )
+
+
 def count(tree: Any) -> int:
   """Returns the number of parameters."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
@@ -66,16 +89,9 @@ def count(tree: Any) -> int:
 @lru_cache(maxsize=16)
 def _template(fields: Fields) -> Any:
   image_size = _GRID * _TEMPLATE.patch_size
-  model = models.create(
-    "ViT-B/16",
-    num_classes=_CLASSES,
-    image_size=image_size,
-    scan=True,
-    **dataclasses.asdict(_TEMPLATE),
-    **dict(fields),
-  )
+  template = model(fields, _TEMPLATE, image_size, _CLASSES)
   tree = jax.eval_shape(
-    lambda key: state.init_variables(model, key, image_size, 3), jax.random.key(0)
+    lambda key: state.init_variables(template, key, image_size, 3), jax.random.key(0)
   )["params"]
   names = {size: name for name, size in _named(_TEMPLATE, image_size, _CLASSES).items()}
 

@@ -19,7 +19,7 @@ from scaling.errors import DataError
 from scaling.planner import topology
 from scaling.planner.grid import Cell, Shape
 from scaling.planner.savings import SAVINGS
-from vit_jax import cli
+from vit_jax import averages, cli
 from vit_jax import config as config_lib
 from vit_jax.errors import UserError
 
@@ -29,6 +29,11 @@ _IRRELEVANT = (
   *(f"model.{field.name}" for field in dataclasses.fields(Shape)),
   *("evaluators", "branches", "seed", "log_every", "checkpoint_every", "total_steps", "cooldown"),
   *(f"data.{key}" for key in ("name", "dir", "split", "train", "eval", "num_threads", "cache")),
+)
+# Keys by which a step does what no estimate has, unless they have their defaults.
+_NOT_ESTIMATED = (
+  *("sam.kind", "adversarial.kind", "contrastive.kind", "distill.teacher"),
+  *("freeze", "data.resident"),
 )
 # Parts of vit_jax that it does not depend on either.
 _ELSEWHERE = ("data", "evaluators", "sharpness", "corruptions", "pretrained")
@@ -46,6 +51,8 @@ class Kind:
     optimizer: options of `optim.make`.
     image_size: in pixels.
     classes: of the head.
+    averages: copies of the parameters, in float32, that their averages are made of.
+    snapshots: how many of these copies are `lawa`'s.
     accumulate: micro-batches of a step.
     itemsize: bytes of the numbers that the model computes with.
     scan: whether the model scans over its blocks.
@@ -56,6 +63,8 @@ class Kind:
   optimizer: Fields
   image_size: int
   classes: int
+  averages: int
+  snapshots: int
   accumulate: int
   itemsize: int
   scan: bool
@@ -95,8 +104,20 @@ class Plan:
     """
     return _load(self.path, self.overrides)
 
+  @property
+  def left_out(self) -> list[str]:
+    """Returns the keys, as "sam.kind=sam", that add to a step what no estimate has."""
+    flat, plain = (
+      dict(config_lib.flatten(config_lib.to_json(c))) for c in (self.base, config_lib.default())
+    )
+    return [f"{key}={flat[key]}" for key in _NOT_ESTIMATED if flat[key] != plain[key]]
+
   def kind(self, optimizer: str) -> Kind:
-    """Returns what the cells with an optimiser of `savings.SAVINGS` have in common."""
+    """Returns what the cells with an optimiser of `savings.SAVINGS` have in common.
+
+    Raises:
+      DataError: the config cannot be read, or its averages contradict themselves.
+    """
     return _kind(self, optimizer)
 
   def config(self, cell: Cell) -> ml_collections.ConfigDict:
@@ -155,11 +176,17 @@ def _kind(plan: Plan, optimizer: str) -> Kind:
   _set(config, SAVINGS[optimizer].changes)
   given = {k: v for k, v in config.model.items() if v is not None}
   own = {"name", "scan", "remat", "dtype", *(f.name for f in dataclasses.fields(Shape))}
+  try:
+    followed = averages.make(config.ema, config.lawa)
+  except UserError as e:
+    raise DataError(str(e)) from None
   return Kind(
     tuple(sorted((k, v) for k, v in given.items() if k not in own)),
     tuple(sorted(config.optimizer.items())),
     config.data.image_size,
     plan.classes,
+    bool(followed.decay) + followed.snapshots,
+    followed.snapshots,
     config.accumulate,
     jnp.dtype(given.get("dtype", "float32")).itemsize,
     bool(given.get("scan")),

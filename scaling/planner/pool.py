@@ -23,7 +23,11 @@ _COMMAND = (sys.executable, "-m", "scaling.planner.worker")
 
 
 class Pool:
-  """Compiles cells in up to `jobs` processes; leaving it, however, ends them."""
+  """Compiles cells in up to `jobs` processes; leaving it, however, ends them.
+
+  Attributes:
+    jobs: processes at once.
+  """
 
   def __init__(self, plan: Plan, jobs: int, timeout: float) -> None:
     """Starts nothing yet.
@@ -33,7 +37,7 @@ class Pool:
       jobs: processes at once.
       timeout: seconds that one compilation may take.
     """
-    self._plan, self._jobs, self._timeout = plan, jobs, timeout
+    self._plan, self.jobs, self._timeout = plan, jobs, timeout
     self._workers: list[_Worker] = []
     self._own = threading.local()
     self._threads = futures.ThreadPoolExecutor(jobs)

@@ -119,8 +119,22 @@ def columns(rows: Sequence[Sequence[str]]) -> list[str]:
   ]
 
 
-def best(found: Sequence[Best], wanted: Mapping[str, float], flops: float, source: str) -> str:
-  """Returns the table of the best shapes for a compute."""
+def best(
+  found: Sequence[Best],
+  wanted: Mapping[str, float],
+  flops: float,
+  source: str,
+  outcomes: Sequence[Outcome],
+) -> str:
+  """Returns the table of the best shapes for a compute, and what keeps them from the law's.
+
+  Args:
+    found: see `best.nearest`.
+    wanted: the law's shape.
+    flops: of training.
+    source: of the law.
+    outcomes: of the whole grid.
+  """
   lines = [
     f"best shape for {flops:g} training FLOPs by {source}: depth {wanted['depth']:.1f}, width "
     f"{wanted['width']:.0f}, MLP width {wanted['mlp_dim']:.0f}; of those that fit, the nearest:"
@@ -144,18 +158,26 @@ def best(found: Sequence[Best], wanted: Mapping[str, float], flops: float, sourc
       )
     )
   lines += ["  " + line for line in columns(rows)]
-  shapes = [one.outcome.cell.shape for one in found[:1]]
-  lines += [
-    f"  note: the grid's {name} ends at {edge}; the law asks for {wanted[name]:.0f}"
-    for name, edge in _edges(found, wanted, shapes)
-  ]
+  lines += [f"  note: {note}" for note in _limits(outcomes, wanted)]
   return "\n".join(lines)
 
 
-def _edges(found: Sequence[Best], wanted: Mapping[str, float], shapes: list) -> list:
-  edges = []
+def _limits(outcomes: Sequence[Outcome], wanted: Mapping[str, float]) -> list[str]:
+  """Returns where sizes end far from those wanted: at the grid's edge, or at what fits in it."""
+  notes = []
+  fitting = [known for known in outcomes if known.fits]
   for name, value in wanted.items():
-    sizes = [getattr(one.outcome.cell.shape, name) for one in found]
-    if shapes and not min(sizes) * 0.8 <= value <= max(sizes) * 1.25:
-      edges.append((name, min(sizes) if value < min(sizes) else max(sizes)))
-  return edges
+    asked = f"; the law asks for {value:.0f}"
+    if edge := _edge(outcomes, name, value):
+      notes.append(f"the grid's {name} ends at {edge}{asked}")
+    elif edge := _edge(fitting, name, value):
+      notes.append(f"of the grid's shapes, those that fit end at {name} {edge}{asked}")
+  return notes
+
+
+def _edge(outcomes: Sequence[Outcome], name: str, value: float) -> int | None:
+  """Returns the end of the sizes that a value is well beyond; None: it is not."""
+  sizes = [getattr(known.cell.shape, name) for known in outcomes]
+  if min(sizes) * 0.8 <= value <= max(sizes) * 1.25:
+    return None
+  return min(sizes) if value < min(sizes) else max(sizes)

@@ -17,12 +17,10 @@ class Saving:
   Attributes:
     label: in figures and tables.
     changes: dotted config key -> value.
-    scanned: whether it takes layers one by one, each computed again: model.scan, remat "full".
   """
 
   label: str
   changes: dict[str, Any]
-  scanned: bool = False
 
 
 # From what takes most to what takes least: a shape has the colour of the first in which it fits.
@@ -60,7 +58,6 @@ SAVINGS = {
       "updates": "within",
       "model.scan": True,
     },
-    scanned=True,
   ),
   "config": Saving("as the config has it", {}),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from scaling.planner import cache, largest, memory, pool, speed, topology, work
+from scaling.planner import cache, memory, pool, speed, topology, work
 from scaling.planner.grid import Cell
 from scaling.planner.outcome import Outcome
 from scaling.planner.plan import Plan, versions
@@ -20,12 +21,26 @@ PROBES = (8, 16)
 _BEYOND = 0.03  # how far from the limit an estimate may well be on its wrong side, in logarithms
 
 
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """Why a cell did not compile, other than for its size.
+
+  Attributes:
+    reason: one line.
+    invalid: whether it cannot be trained at all, by what the job itself says.
+  """
+
+  reason: str
+  invalid: bool
+
+
 class Compiler:
   """The compiler, as far as it may be asked, and all that it has said.
 
   Attributes:
-    failures: cells that did not compile for another reason than their size, and why.
+    failures: cells that did not compile for another reason than their size.
     compiled: how many programs it has compiled this time.
+    jobs: how many it compiles at once.
   """
 
   def __init__(
@@ -33,10 +48,10 @@ class Compiler:
   ) -> None:
     """Compiles at most so many programs; None in the place of workers: none at all."""
     self._plan, self._known, self._workers = plan, known, workers
+    self.jobs = workers.jobs if workers else 1
     self._left = most if workers else 0
     self._keys: dict[Cell, str] = {}
-    self._cells: dict[str, Cell] = {}
-    self.failures: dict[Cell, str] = {}
+    self.failures: dict[Cell, Failure] = {}
     self.compiled = 0
 
   def known(self, cell: Cell) -> cache.Record | None:
@@ -53,6 +68,19 @@ class Compiler:
   def left(self) -> float:
     """Returns how many programs it may still compile."""
     return self._left
+
+  def allow(self, more: int) -> None:
+    """Lets it compile so many programs more, if it can any."""
+    self._left += more if self._workers else 0
+
+  def batches(self) -> dict[Cell, set[int]]:
+    """Returns the batches that the compiler has spoken of, by the cell with batch 1."""
+    found: dict[Cell, set[int]] = collections.defaultdict(set)
+    for record in self._known.records():
+      cell = Cell.of_json(record["cell"])
+      if self.known(cell) is record:  # else it is of another config or version
+        found[cell.at_batch(1)].add(cell.setting.batch)
+    return found
 
   def ask(self, cells: Iterable[Cell]) -> None:
     """Compiles those cells that are not known, as far as it may, and remembers what it says."""
@@ -76,14 +104,14 @@ class Compiler:
 
   def _remember(self, cell: Cell, answer: dict[str, Any]) -> None:
     if "error" in answer:
-      self.failures[cell] = answer["error"]
+      self.failures[cell] = Failure(answer["error"], answer.get("invalid", False))
       return
     self.compiled += 1
     known = {"plan": dataclasses.asdict(self._plan), "cell": cell.to_json(), **versions()}
     self._known.add({"key": self._keys[cell], **known, **answer})
 
 
-def _line(plan: Plan, cell: Cell) -> tuple[Cell, ...]:
+def told_by(plan: Plan, cell: Cell) -> tuple[Cell, ...]:
   """Returns the cells whose compilation tells of this one: its probes, or itself."""
   scanned = plan.kind(cell.setting.optimizer).scan
   if not scanned or cell.shape.depth <= PROBES[-1]:
@@ -91,30 +119,37 @@ def _line(plan: Plan, cell: Cell) -> tuple[Cell, ...]:
   return tuple(cell.at_depth(depth) for depth in PROBES)
 
 
+def failure(plan: Plan, compiler: Compiler, cell: Cell) -> Failure | None:
+  """Returns what went wrong with a cell, or with those that would have told of it."""
+  tried = (cell, *told_by(plan, cell))
+  return next((compiler.failures[c] for c in tried if c in compiler.failures), None)
+
+
 def outcome(plan: Plan, compiler: Compiler, cell: Cell) -> Outcome:
   """Returns the best that is known of a cell now."""
   where = topology.find(cell.setting.topology)
   kind = plan.kind(cell.setting.optimizer)
   record = compiler.known(cell) if compiler.can(cell) else None
+  failed: Failure | None = None
   cycles: float | None = None
   if record is not None:
     source, hbm, cycles = "compiled", record["hbm"], record["cycles"]
     fits = not record["oom"] and (hbm is None or where.hbm is None or hbm <= where.hbm)
   else:
     source, hbm = "estimated", memory.estimate(kind, cell)
-    ends = [compiler.known(c) for c in _line(plan, cell)] if compiler.can(cell) else []
+    failed = failure(plan, compiler, cell)
+    ends = [compiler.known(c) for c in told_by(plan, cell)] if compiler.can(cell) else []
     if len(ends) == 2 and all(e and e["hbm"] and not e["oom"] for e in ends):
       source, share = "extrapolated", (cell.shape.depth - PROBES[0]) / (PROBES[1] - PROBES[0])
       hbm, cycles = (
         None if ends[0][key] is None else ends[0][key] + share * (ends[1][key] - ends[0][key])
         for key in ("hbm", "cycles")
       )
-    fits = where.hbm is None or hbm <= where.hbm
+    fits = (where.hbm is None or hbm <= where.hbm) and not (failed and failed.invalid)
   if cycles is not None:
     seconds = cycles / where.clock
   else:
     seconds = speed.seconds(kind, cell, where)
-  note = compiler.failures.get(cell, "")
   return Outcome(
     cell,
     where,
@@ -124,7 +159,7 @@ def outcome(plan: Plan, compiler: Compiler, cell: Cell) -> Outcome:
     fits,
     seconds if fits else None,
     cycles,
-    note=note,
+    note=failed.reason if failed else "",
   )
 
 
@@ -146,7 +181,7 @@ def solve(plan: Plan, compiler: Compiler, cells: Sequence[Cell]) -> list[Outcome
   order = sorted(found, key=_distance)
   beyond = [o.cell for o in order if not o.fits and _distance(o) < _BEYOND]
   compiler.ask(beyond[: int(compiler.left) // 2])
-  compiler.ask(c for o in order if o.source == "estimated" for c in _line(plan, o.cell))
+  compiler.ask(c for o in order if o.source == "estimated" for c in told_by(plan, o.cell))
   found = [outcome(plan, compiler, cell) for cell in cells]
   compiler.ask(o.cell for o in sorted(found, key=_distance) if o.source != "compiled")
   return [outcome(plan, compiler, cell) for cell in cells]
@@ -156,40 +191,3 @@ def _distance(known: Outcome) -> float:
   if not known.hbm or not known.where.hbm:
     return 0.0
   return abs(math.log(known.hbm / known.where.hbm))
-
-
-def with_largest(plan: Plan, compiler: Compiler, found: Sequence[Outcome]) -> list[Outcome]:
-  """Returns the outcomes with the largest batch that fits, the estimate's as the first guess."""
-  searches = {}
-  for known in found:
-    guess = _by_estimate(plan, known)
-    search = largest.search(guess)
-    searches[known.cell] = (search, next(search))
-  done: dict[Cell, tuple[int, str]] = {}
-  while searches:
-    compiler.ask(
-      c for cell, (_, batch) in searches.items() for c in _line(plan, cell.at_batch(batch))
-    )
-    for cell, (search, batch) in list(searches.items()):
-      answer = outcome(plan, compiler, cell.at_batch(batch))
-      worst = max((done.get(cell, (0, "compiled"))[1], answer.source), key=_rank)
-      done[cell] = (0, worst)
-      try:
-        searches[cell] = (search, search.send(answer.fits))
-      except StopIteration as end:
-        done[cell] = (end.value, worst)
-        del searches[cell]
-  return [
-    dataclasses.replace(o, largest_batch=done[o.cell][0], largest_source=done[o.cell][1])
-    for o in found
-  ]
-
-
-def _rank(source: str) -> int:
-  return ("compiled", "extrapolated", "estimated").index(source)
-
-
-def _by_estimate(plan: Plan, known: Outcome) -> int:
-  kind, limit = plan.kind(known.cell.setting.optimizer), known.where.hbm or math.inf
-  fitting = [b for b in largest.BATCHES if memory.estimate(kind, known.cell.at_batch(b)) <= limit]
-  return max(fitting, default=0)

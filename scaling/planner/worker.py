@@ -43,7 +43,8 @@ def compile_cell(request: plan.Plan, cell: Cell) -> dict[str, Any]:
 
   Returns:
     "hbm" bytes per device (None: not told), "cycles" (None: no TPU) and "seconds" that it took;
-    with "oom" true where the compiler refused. Or "error" alone: one line.
+    with "oom" true where the compiler refused. Or "error", one line, and "invalid" true where it
+    is the job that refuses the cell: it could not run on any device.
   """
   where = topology.find(cell.setting.topology)
   begin = time.perf_counter()
@@ -53,7 +54,10 @@ def compile_cell(request: plan.Plan, cell: Cell) -> dict[str, Any]:
       target = ahead.tpu_devices(cell.setting.topology)
     else:
       target = jax.devices(cell.setting.topology)
-    lowered = ahead.build(config, target, request.classes).lower()
+    try:
+      lowered = ahead.build(config, target, request.classes).lower()
+    except UserError as e:
+      return {"error": _line(e), "invalid": True}
     jax.clear_caches()
     try:
       program = lowered.compile()
@@ -65,9 +69,12 @@ def compile_cell(request: plan.Plan, cell: Cell) -> dict[str, Any]:
       cycles = compiled.tpu_cycles(program) if where.is_tpu else None
       result = {"hbm": compiled.peak_bytes(program), "cycles": cycles, "oom": False}
   except (UserError, ValueError, TypeError, RuntimeError) as e:
-    text = str(e).strip().splitlines() or [type(e).__name__]
-    return {"error": text[0][:500]}
+    return {"error": _line(e)}
   return {**result, "seconds": round(time.perf_counter() - begin, 1)}
+
+
+def _line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
 def _end_with(parent: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scaling import shapes
 from scaling.errors import DataError
-from scaling.planner import best, cache, grid, largest, plan, pool, solve, topology, worker
+from scaling.planner import best, cache, grid, largest, plan, pool, report, solve, topology, worker
 from scaling.planner.outcome import Outcome
 
 CONFIG = "configs/vit_g_pretrain.py:G/14,unseen"
@@ -55,10 +55,12 @@ def test_a_cell_survives_json():
   assert grid.Cell.of_json(json.loads(json.dumps(one.to_json()))) == one
 
 
-@given(st.integers(-1, len(largest.BATCHES) - 1), st.integers(0, 5000))
-def test_the_search_finds_the_largest_batch(last, guess):
+@given(st.data(), st.integers(-1, len(largest.BATCHES) - 1), st.integers(0, 5000))
+def test_the_search_finds_the_largest_batch(data, last, guess):
   fitting = set(largest.BATCHES[: last + 1])
-  search, asked = largest.search(guess), []
+  low = data.draw(st.integers(-1, last))
+  high = data.draw(st.integers(last + 1, len(largest.BATCHES)))
+  search, asked = largest.search(largest.BATCHES, guess, low, high), []
   answer = None
   try:
     batch = next(search)
@@ -69,10 +71,11 @@ def test_the_search_finds_the_largest_batch(last, guess):
     answer = end.value
   assert answer == (max(fitting) if fitting else 0)
   assert len(asked) == len(set(asked))
+  assert set(asked) <= set(largest.BATCHES[low + 1 : high])
 
 
 def test_a_good_guess_takes_two_questions():
-  search = largest.search(12)
+  search = largest.search(largest.BATCHES, 12)
   assert next(search) == 12
   assert search.send(True) == 16
   with pytest.raises(StopIteration) as end:
@@ -152,16 +155,22 @@ def test_the_key_is_of_what_matters():
 _ANSWERS = """
 import json, sys, time
 for line in sys.stdin:
-  depth = json.loads(line)["cell"]["depth"]
+  cell = json.loads(line)["cell"]
+  depth = cell["depth"]
   if depth == 66: print("it broke", file=sys.stderr, flush=True); sys.exit(3)
   if depth == 77: time.sleep(60)
-  print(json.dumps({"hbm": 1000 + 10 * depth, "cycles": None, "oom": False}), flush=True)
+  answer = {"hbm": 1000 + 10 * depth, "cycles": None, "oom": cell["batch"] > 12}
+  if cell["width"] == 88: answer = {"error": "no such width", "invalid": True}
+  print(json.dumps(answer), flush=True)
 """
 
 
 @pytest.fixture
 def fake(monkeypatch):
-  """Answers in the place of the compiler: linear in depth, a crash at 66, for ever at 77."""
+  """Answers in the place of the compiler: linear in depth, a crash at 66, for ever at 77.
+
+  Batches above 12 are refused, and the job refuses the width 88.
+  """
   import sys  # noqa: PLC0415
 
   monkeypatch.setattr(pool, "_COMMAND", (sys.executable, "-c", _ANSWERS))
@@ -212,13 +221,86 @@ def test_largest_batches_fill_what_there_is(tmp_path):
   cells = [
     cell(optimizer=o, depth=d, place="v3:2x2") for o in ("adam", "adafactor") for d in (4, 64)
   ]
-  found = solve.with_largest(tiny_plan(), compiler, solve.solve(tiny_plan(), compiler, cells))
+  found = largest.fill(tiny_plan(), compiler, solve.solve(tiny_plan(), compiler, cells))
   for known in found:
     assert known.largest_batch in largest.BATCHES
     at = largest.BATCHES.index(known.largest_batch)
     ends = [known.cell.at_batch(b) for b in largest.BATCHES[at : at + 2]]
     fits = [o.fits for o in solve.solve(tiny_plan(), compiler, ends)]
     assert fits == [True, False][: len(fits)]
+
+
+def searched(tmp_path, cells, most, kept=0):
+  """Returns what `scaling.shapes --largest_batch` finds with so many programs, and the compiler."""
+  known = cache.Cache(tmp_path / "compiled.jsonl")
+  with pool.Pool(tiny_plan(), jobs=1, timeout=60) as workers:
+    compiler = solve.Compiler(tiny_plan(), known, workers, most)
+    found = solve.solve(tiny_plan(), compiler, cells)
+    compiler.allow(kept)
+    return largest.fill(tiny_plan(), compiler, found), compiler
+
+
+def test_other_batches_that_are_compiled_bound_the_largest(fake, tmp_path):
+  one = cell(batch=1)
+  (guessed,), _ = searched(tmp_path, [one], 0)
+  assert guessed.largest_batch > 16
+  searched(tmp_path, [cell(batch=5), cell(batch=24)], 2)
+  (bounded,), _ = searched(tmp_path, [one], 0)
+  assert 5 <= bounded.largest_batch < 24
+  (refused,), _ = searched(tmp_path, [cell(batch=24)], 0)
+  assert (refused.source, refused.fits, refused.largest_batch) == ("compiled", False, 16)
+  (sure,), compiler = searched(tmp_path, [one], 0, kept=3)
+  assert (sure.largest_batch, sure.largest_source) == (12, "compiled")
+  assert compiler.compiled == 2  # 16 and 12
+
+
+def test_few_programs_give_sure_answers_for_the_first_cells(fake, tmp_path):
+  cells = [cell(depth) for depth in (4, 5, 6, 7)]
+  found, _ = searched(tmp_path, cells, 4, kept=15)
+  assert [o.source for o in found] == ["compiled"] * 4
+  assert (found[0].largest_batch, found[0].largest_source) == (12, "compiled")
+  assert found[3].largest_source == "estimated"
+
+
+def test_half_of_the_programs_are_for_largest_batches(fake, tmp_path, capsys):
+  argv = [*TINY, "--depth=4,5", "--optimizer=adam", "--largest_batch", "--compile=4"]
+  assert shapes.main([*argv, f"--out={tmp_path}"]) == 0
+  text = capsys.readouterr().out
+  assert "(2 compiled, 2 estimated)" in text
+  assert "compiled now: 4" in text
+
+
+def test_micro_batches_divide_the_largest_batch(tmp_path):
+  plans = tiny_plan("--config.accumulate=5")
+  compiler = solve.Compiler(plans, cache.Cache(tmp_path / "c.jsonl"), None, 0)
+  one = cell(batch=5, place="v3:2x2", depth=64)
+  (known,) = largest.fill(plans, compiler, solve.solve(plans, compiler, [one]))
+  assert known.largest_batch > 5
+  assert known.largest_batch % 5 == 0
+
+
+def test_what_the_job_refuses_does_not_fit(fake, tmp_path):
+  cells = [
+    grid.Cell(grid.Shape(depth, width, 2, 64, 8), cell().setting)
+    for depth, width in ((4, 88), (48, 88), (4, 32))
+  ]
+  found, _ = searched(tmp_path, cells, math.inf)
+  assert [o.fits for o in found] == [False, False, True]
+  assert [o.note for o in found] == ["no such width", "no such width", ""]
+  assert [o.largest_batch for o in found[:2]] == [None, None]
+  assert "2 of 3" not in report.summary(found)
+
+
+def test_the_law_is_beyond_the_grid_or_beyond_what_fits(tmp_path):
+  compiler = solve.Compiler(tiny_plan(), cache.Cache(tmp_path / "c.jsonl"), None, 0)
+  shapes_of = grid.Grid((4,), ((32, 2), (65536, 2)), (64,), (8,)).shapes()
+  setting = cell(place="v3:2x2").setting
+  found = solve.solve(tiny_plan(), compiler, [grid.Cell(s, setting) for s in shapes_of])
+  wanted = {"depth": 9.0, "width": 4096.0, "mlp_dim": 64.0}
+  text = report.best(best.nearest(found, wanted, 1e12), wanted, 1e12, "a law", found)
+  assert "the grid's depth ends at 4; the law asks for 9" in text
+  assert "of the grid's shapes, those that fit end at width 32; the law asks for 4096" in text
+  assert "mlp_dim" not in text
 
 
 def test_the_published_law_gives_its_own_shape():
@@ -266,6 +348,12 @@ def test_the_command_compiles_what_is_here(tmp_path, capsys):
     (["--config=nowhere.py"], "not found"),
     (["--flops=1e20", "--runs=nowhere.csv"], "nowhere.csv"),
     (["--optimizer=adafactor-within", "--remat=none"], "adafactor-within"),
+    (["--optimizer=adam", "--config.updates=within", "--remat=dots"], "model.remat='dots'"),
+    (["--optimizer=config", "--config.optimizer.name=foo"], "unknown optimizer 'foo'"),
+    (["--config.model.posemb=foo"], "posemb"),
+    (["--config.ema.decay=2"], "config.ema.decay"),
+    (["--patch=14,15"], "patch 15: image_size=224"),
+    (["--config.accumulate=2"], "--batch 1: a device cannot take it in accumulate=2"),
   ],
 )
 def test_mistakes_take_one_line(argv, words, tmp_path, capsys):

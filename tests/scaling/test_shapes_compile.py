@@ -19,9 +19,10 @@ def test_a_cell_compiles_here():
 def test_what_does_not_build_is_an_error_of_one_line():
   wrong = plan.Plan(CONFIG, ("--config.data.image_size=17",), 10)
   cell = grid.Cell(grid.Shape(2, 32, 2, 64, 8), grid.Setting("cpu", 2, "adam", "full"))
-  error = worker.compile_cell(wrong, cell)["error"]
-  assert "17" in error
-  assert "\n" not in error
+  found = worker.compile_cell(wrong, cell)
+  assert "17" in found["error"]
+  assert "\n" not in found["error"]
+  assert found["invalid"]
 
 
 @pytest.mark.slow

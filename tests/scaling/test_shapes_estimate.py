@@ -49,28 +49,56 @@ def test_parameters_and_flops_are_those_of_the_model(fields, name):
 @pytest.mark.parametrize("optimizer", ["adam", "adam-bf16", "adafactor"])
 def test_state_is_that_of_the_job(optimizer):
   cell = grid.Cell(grid.Shape(3, 64, 4, 96, 8), setting(optimizer))
-  plans = small("map")
+  plans = small("map", **{"ema.decay": 0.9, "lawa.snapshots": 2, "lawa.every": 5})
   job = ahead.build(plans.config(cell), jax.devices()[:1], plans.classes)
-  params, moments, count = memory.state(plans.kind(optimizer), cell)
-  assert params == num_bytes(job.target.params)
-  assert moments == num_bytes(job.target.opt_state)
-  assert count == job.num_params
+  found = memory.state(plans.kind(optimizer), cell)
+  assert found.params == num_bytes(job.target.params)
+  assert found.moments == num_bytes(job.target.opt_state)
+  assert found.averages == num_bytes(job.target.averages) == 3 * found.params
+  assert found.count == job.num_params
 
 
 def test_sharding_divides_what_it_shards():
-  plans, shape = small("gap"), grid.Shape(4, 256, 4, 1024, 8)
+  plans, shape = small("gap", **{"ema.decay": 0.9}), grid.Shape(4, 256, 4, 1024, 8)
   kind = plans.kind("adam")
 
   def state(**sharding):
     return memory.state(kind, grid.Cell(shape, setting("adam", **sharding)))
 
-  params, moments, count = state()
-  fsdp, zero1 = state(fsdp=4), state(zero1=4)
-  assert params / 4 < fsdp[0] < params / 3.8
-  assert moments / 4 < fsdp[1] < moments / 3.8
-  assert zero1[0] == params
-  assert zero1[1] == fsdp[1]
-  assert fsdp[2] < count / 3.8
+  whole, fsdp, zero1 = state(), state(fsdp=4), state(zero1=4)
+  assert whole.params / 4 < fsdp.params < whole.params / 3.8
+  assert whole.moments / 4 < fsdp.moments < whole.moments / 3.8
+  assert whole.averages == whole.params
+  assert zero1.params == whole.params
+  assert zero1.moments == fsdp.moments
+  assert zero1.averages == fsdp.averages == fsdp.params
+  assert fsdp.count < whole.count / 3.8
+
+
+def test_an_average_takes_a_copy_of_the_parameters():
+  cell = grid.Cell(grid.Shape(8, 64, 4, 128, 8), setting("adafactor"))
+  plain, averaged = (
+    memory.estimate(small("map", **fields).kind("adafactor"), cell)
+    for fields in ({}, {"ema.decay": 0.999})
+  )
+  count = work.of(small("map").kind("adafactor"), cell.shape).params
+  assert averaged - plain == pytest.approx(4 * count)
+
+
+def test_what_no_estimate_has_is_named():
+  assert small("map").left_out == []
+  fields = {"sam.kind": "asam", "sam.rho": 0.1, "distill.teacher": "x.npz", "ema.decay": 0.9}
+  assert small("map", **fields).left_out == ["sam.kind=asam", "distill.teacher=x.npz"]
+
+
+def test_updates_within_of_any_optimiser_have_a_time():
+  cell = grid.Cell(grid.Shape(8, 64, 4, 128, 8), setting("adam"))
+  where = topology.find("v3:2x2")
+  after, within = (
+    speed.seconds(small("map", updates=updates).kind("adam"), cell, where)
+    for updates in ("after", "within")
+  )
+  assert within == after  # as no record tells of Adam within
 
 
 @pytest.mark.parametrize("more", [{"batch": 2}, {"depth": 9}, {"mlp_dim": 160}])
@@ -115,6 +143,23 @@ def test_published_utilisation_is_between_its_neighbours():
 def test_clocks_are_the_chips():
   clocks = {name: topology.find(name).clock / 1e6 for name in ("v3:2x2", "v4:2x2x1", "v5e:2x2")}
   assert clocks == pytest.approx({"v3:2x2": 940, "v4:2x2x1": 1050, "v5e:2x2": 1500}, rel=0.005)
+
+
+def test_the_documented_table_is_what_a_calibration_prints():
+  documented = (Path(__file__).parents[2] / "docs" / "shapes.md").read_text().splitlines()
+  lines = calibrate.table(calibrate.read(RECORDS))
+  assert [line for line in lines if line not in documented] == []
+
+
+def test_a_calibration_reads_what_a_crash_has_left(tmp_path, capsys):
+  path = tmp_path / "compiled.jsonl"
+  lines = RECORDS.read_text().splitlines()[-3:]
+  path.write_text(f"{lines[0]}\n{lines[1][:100]}\n{lines[2]}\n{lines[1][:50]}")
+  assert calibrate.main([str(path)]) == 0
+  assert capsys.readouterr().out.count("\n| 12 x 768//12") == 2
+  path.write_text(f"{lines[0]}\n")
+  assert calibrate.main([str(path)]) == 2
+  assert "two are needed" in capsys.readouterr().err
 
 
 def test_a_calibration_finds_the_constants_of_its_rows():
