@@ -1,5 +1,6 @@
 # make quickstart   install into .venv, train a small ladder, fit its law (about 6 minutes, 2 cores)
-# make test         install into .venv, run the tests (make test ARGS="-m 'not slow'")
+# make test         install into .venv, run the tests, a process a core, at most four
+#                   (make test ARGS="-m 'not slow'")
 # make lint         ruff
 # make clean        remove what these make, but no results
 
@@ -28,7 +29,7 @@ quickstart: .venv/installed
 
 test: .venv/installed
 	@echo "== Running the tests"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/python -m ruff check .

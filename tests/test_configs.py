@@ -74,11 +74,13 @@ TRAINED = {
   "zoo_cifar10.py": ("",),
   "optimizers.py": ("lion", "muon", "schedule_free_adamw"),
 }
-# Of the eleven models of one ladder two: every class of models is trained by another file too.
+# Of a ladder one or two: every class of models is trained by another file too.
 RUNGS = {
   "adversarial_cifar10.py": ("fast_sam",),
+  "cifar10_ladder.py": ("w16", "w64"),
   "distill_cifar10.py": ("hard-0", "soft-0"),
   "ladder.py": ("w16d1",),
+  "quickstart.py": ("w16", "w48"),
   "regularization_cifar10.py": ("autoaugment-0", "sam-0"),
   "sharpness_cifar10.py": ("resnet-sam",),
   "zoo_cifar10.py": ("DeiT", "T2T-ViT"),

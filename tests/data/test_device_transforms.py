@@ -15,6 +15,15 @@ from vit_jax.errors import UserError
 _COUNT, _SEED, _STEP = 128, 7, 40_000_000  # at positions beyond 32 bits
 
 
+@pytest.fixture(autouse=True)
+def optimized():
+  """Equal to the last level is what the programs are that users run; see conftest.py."""
+  before = jax.config.values["jax_disable_most_optimizations"]
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
 def _images(channels=3, height=32, width=32):
   """Half of them smooth, half noise of all levels."""
   images = np.stack([photo(height, width, k, channels=channels) for k in range(_COUNT)])

@@ -167,7 +167,7 @@ class Mlp(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [..., D] to the same shape."""
     dense = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init, dtype=self.dtype)
-    y = gelu(dense((self.hidden,), name="up")(x), self.gelu)
+    y = gelu(dense((self.hidden,), costly_input=True, name="up")(x), self.gelu)
     self.sow("intermediates", "mlp_activations", y)
     y = nn.Dropout(self.dropout, deterministic=not self.train)(y)
     return dense(x.shape[-1:], costly_input=True, name="down")(y)
