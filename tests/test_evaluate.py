@@ -39,6 +39,24 @@ def test_a_measurement_is_appended_once(branch, capsys):
   assert {k: later[k] for k in same} == {k: trained[k] for k in same}
 
 
+def test_what_evaluates_and_how_many_at_a_time_say_nothing_of_the_training(branch):
+  (line,) = measurements.read(branch)
+  line |= {"device_kind": "TPU v3", "device_count": 8}
+  (branch / measurements.FILE_NAME).write_text(json.dumps(line) + "\n")
+  config = json.loads((branch / rundir.CONFIG_FILE).read_text())
+  assert config["batch_size"] != 10
+  config |= {"mesh": {"data": 1, "fsdp": 8, "zero1": 1}, "accumulate": 4}  # of another machine
+  (branch / rundir.CONFIG_FILE).write_text(json.dumps(config))
+  run("--workdir", branch, "--evaluators", "c=classification", "--batch_size", 10)
+  trained, later = measurements.read(branch)
+  assert later["extra"]["protocol"]["c"]
+  same = ("images_seen", "train_flops", "device_seconds", "device_kind", "device_count")
+  assert {k: later[k] for k in (*same, "config_hash")} == {
+    k: trained[k] for k in (*same, "config_hash")
+  }
+  assert later["extra"]["measured_on"] == {"kind": "cpu", "count": 1}
+
+
 def test_other_options_are_another_measurement(branch):
   run("--workdir", branch, "--evaluators", "c=classification", "--c.split=test[:40]")
   run("--workdir", branch, "--evaluators", "c=classification", "--c.split=test[:30]")

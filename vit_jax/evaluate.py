@@ -75,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
   )
   p.add_argument("--step", type=int, help="of the checkpoint (default: the last)")
   p.add_argument(
-    "--batch_size", type=int, help="examples at a time (default: the training's batch size)"
+    "--batch_size",
+    type=int,
+    metavar="N",
+    help="examples at a time; changes no result (default: the training's batch size)",
   )
   p.add_argument("--again", action="store_true", help="measure anew what is there already")
   p.add_argument("--report", type=Path, metavar="DIR", help="only: a table of the runs below DIR")
@@ -110,18 +113,17 @@ def main(argv: Sequence[str]) -> int:
     (config,) = rungs.values()
     model = trained.of_config(config, None, step=args.step, log=print_once)
     with rundir.lock(args.out):
-      _evaluate(model, args.out, names, options, args.again)
+      _evaluate(model, args.out, names, options, args.batch_size, args.again)
     return 0
   if overrides:
     raise UserError(
       f"unexpected '{overrides[0]}': options of evaluators are --NAME.KEY=VALUE, for a NAME among "
       "--evaluators"
     )
-  changes = {} if args.batch_size is None else {"batch_size": args.batch_size}
   for directory in args.workdir:
-    model = trained.of_run(directory, step=args.step, changes=changes)
+    model = trained.of_run(directory, step=args.step)
     with rundir.lock(directory):  # only now: it would make a directory of a mistyped name
-      _evaluate(model, directory, names, options, args.again)
+      _evaluate(model, directory, names, options, args.batch_size, args.again)
   return 0
 
 
@@ -181,13 +183,16 @@ def _evaluate(
   directory: Path,
   names: Mapping[str, str],
   options: Mapping[str, Mapping[str, Any]],
+  batch_size: int | None,
   again: bool,
 ) -> None:
   job, writer = model.job, measurements.Writer(directory, writes=jax.process_index() == 0)
   chosen = entries(job.config.evaluators.to_dict(), names, options)
   if job.config.contrastive.kind != "none":
     contrastive.check_evaluators(chosen)
-  wanted = evaluators.make(chosen, job.context)
+  # The config keeps the batch of training, by which images seen are counted.
+  context = dataclasses.replace(job.context, batch_size=batch_size or job.context.batch_size)
+  wanted = evaluators.make(chosen, context)
   known = measurements.read(directory)
   if any(_is_other(m, model) for m in known):
     raise UserError(
@@ -213,7 +218,7 @@ def _evaluate(
       final=model.step is None or any(m["final"] and m["step"] == model.step for m in known),
       extra={"data_sha256": job.fingerprint.sha256, "weights_sha256": model.sha256},
     )
-    writer.add(found)
+    writer.add(_as_trained(found, known))
     print_once(f"{model.name}: {name} took {seconds(time.perf_counter() - begin)}")
     for key in report.main(metrics, [name]):
       print_once(f"  {key:40} {metrics[key]:.4f}")
@@ -230,6 +235,19 @@ def _is_of(found: Mapping[str, Any], model: Trained, protocol: Mapping[str, Any]
   same = found["step"] == (model.step or 0) and found["branch"] == model.branch
   measured = found["extra"].get("protocol", {})
   return same and protocol.items() <= measured.items()
+
+
+def _as_trained(
+  found: measurements.Measurement, known: Sequence[Mapping[str, Any]]
+) -> measurements.Measurement:
+  """Returns a measurement that says on what the run was trained, as the run's own ones do."""
+  here = {"kind": found.device_kind, "count": found.device_count}
+  own = [m for m in known if not m["extra"].get(measurements.LATER)]
+  if own:
+    then = min(own, key=lambda m: abs(m["step"] - found.step))
+    kept = {key: then[key] for key in ("device_kind", "device_count", "config_hash")}
+    found = dataclasses.replace(found, **kept)
+  return dataclasses.replace(found, extra={**found.extra, "measured_on": here})
 
 
 def _run_name(known: Sequence[Mapping[str, Any]], model: Trained) -> str:

@@ -354,6 +354,7 @@ def build(
   *,
   devices: Sequence[jax.Device] | None = None,
   load: Callable[[str], Any] | None = None,
+  trains: bool = True,
 ) -> Job:
   """Builds all parts of a run; whatever is wrong with the config shows here, before any step.
 
@@ -362,6 +363,7 @@ def build(
     name: how the run is called in its measurements.
     devices: of the mesh; all that there are if None.
     load: split -> data source; None: the data set that the config names.
+    trains: False: its model is but examined, on devices that need not divide the batch.
 
   Raises:
     UserError: the plan, the mesh, the batch, the data, the model or the optimiser.
@@ -378,9 +380,10 @@ def build(
     config.optimizer.name, config.schedule.name, config.cooldown, config.branches
   )
   mesh = parallel.make_mesh(**config.mesh, devices=devices)
-  parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
   sam = optim.sam.resolve(config.sam, config.model.name)
-  ascent.check_groups(sam, config.batch_size, config.accumulate, mesh)
+  if trains:
+    parallel.check_batch_size(config.batch_size, mesh, config.accumulate)
+    ascent.check_groups(sam, config.batch_size, config.accumulate, mesh)
   attack = adversarial_training.resolve(config.adversarial)
   contrastive.check(config)
 

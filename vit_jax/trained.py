@@ -63,7 +63,6 @@ def of_run(
   directory: Path,
   *,
   step: int | None = None,
-  changes: Mapping[str, Any] | None = None,
   name: str | None = None,
   log: Callable[[str], None] = lambda _: None,
 ) -> Trained:
@@ -72,17 +71,16 @@ def of_run(
   Args:
     directory: with config.json and checkpoints; `<workdir>/branches/<step>` for a branch.
     step: of the checkpoint; None for the last one, 0 for the initialisation from the seed.
-    changes: nested config keys that differ now, such as the batch size or the compute dtype.
     name: how to call it; None for what tells it from other runs.
     log: is told what becomes of each tensor.
 
   Raises:
-    UserError: no run, no such checkpoint, or a change that does not fit.
+    UserError: no run, or no such checkpoint.
   """
   directory = Path(directory).expanduser()
   # What it began with and learned from is in its weights now.
-  past = {"init_from": None, "distill": {"teacher": None}}
-  config = config_lib.resolve(_merged(_read_config(directory), _merged(past, changes or {})))
+  config = _merged(_read_config(directory), {"init_from": None, "distill": {"teacher": None}})
+  config = config_lib.resolve({**config, "mesh": _mesh_here(config.get("mesh", {}))})
   found = of_config(config, directory, step=step, name=name or _name(directory), log=log)
   return dataclasses.replace(
     found,
@@ -115,7 +113,7 @@ def of_config(
   """
   source = source if source is not None else config.init_from
   name = name or (Path(source).stem if source else config.model.name)
-  made = job.build(config, name)
+  made = job.build(config, name, trains=False)
   if source is None or step == 0:
     state = made.create_state()
     return Trained(name, made, state.params, state.batch_stats, 0, f"seed {config.seed}")
@@ -131,6 +129,15 @@ def of_config(
   }
   stats = placed.get("batch_stats", {})
   return Trained(name, made, placed["params"], stats, step if is_run else None, found.sha256)
+
+
+def _mesh_here(mesh: Mapping[str, int]) -> Mapping[str, int]:
+  """Returns the mesh of training where there are as many devices, else one of whole parameters."""
+  try:
+    parallel.make_mesh(**mesh)
+  except UserError:
+    return {}
+  return mesh
 
 
 def _single(value: Any) -> np.ndarray:

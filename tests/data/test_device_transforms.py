@@ -96,6 +96,14 @@ def test_resampled_levels_differ_by_one_at_most(text, share):
   assert (difference > 0).mean() < share
 
 
+def test_where_no_box_fits_it_is_the_largest_in_the_middle():
+  square = "random_resized_crop(24, 0.99, min_aspect=1.0, max_aspect=1.0)"
+  for text in ("random_resized_crop(24, 0.99)", square):
+    for height, width in ((24, 40), (40, 24)):
+      host, device = _both(text, _images(height=height, width=width))
+      assert np.abs(device - host).max() <= 1
+
+
 def test_a_level_more_is_carried_on_by_what_comes_after_it():
   """Equalize and solarize after a rotation make more of the one level, of few pixels."""
   for text in (

@@ -69,10 +69,16 @@ def _make_one(name: str, entry: dict[str, Any], context: Context) -> Evaluator:
   kind = entry.pop("type", None)
   if not isinstance(kind, str) or kind not in TYPES:
     raise unknown(f"{where}.type", kind, TYPES)
-  known = [f.name for f in dataclasses.fields(TYPES[kind]) if f.name not in ("name", "context")]
-  for key in entry:
-    if key not in known:
-      raise unknown(f"key of {where}", key, known)
+  defaults = {
+    f.name: f.default for f in dataclasses.fields(TYPES[kind]) if f.name not in ("name", "context")
+  }
+  for key, value in entry.items():
+    if key not in defaults:
+      raise unknown(f"key of {where}", key, defaults)
+    if isinstance(defaults[key], tuple) and isinstance(value, int | float):
+      entry[key] = (value,)  # one number of shots, say
+    elif isinstance(defaults[key], int | float) and isinstance(value, str | tuple | list):
+      raise UserError(f"{where}.{key}={value!r} must be a number, such as {defaults[key]!r}")
   every = entry.get("every", 0)
   if not isinstance(every, int) or every < 0:
     raise UserError(f"{where}: every={every!r} must be a number of steps, 0 for the end only")

@@ -116,8 +116,8 @@ def resized_box(
     drawn = jnp.take_along_axis(sizes, first, axis=1)[:, 0]
     return jnp.where(found, drawn, otherwise).astype(jnp.int32)
 
-  box_h = choose(heights, min(h, round(w * aspect[1])))
-  box_w = choose(widths, min(w, round(w / aspect[0])))
+  box_h = choose(heights, min(h, round(w / aspect[0])))
+  box_w = choose(widths, min(w, round(h * aspect[1])))
   y, x = integers(u[:, -3], h - box_h + 1), integers(u[:, -2], w - box_w + 1)
   return jnp.where(found, y, (h - box_h) // 2), jnp.where(found, x, (w - box_w) // 2), box_h, box_w
 
