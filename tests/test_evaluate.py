@@ -46,6 +46,7 @@ def test_what_evaluates_and_how_many_at_a_time_say_nothing_of_the_training(branc
   config = json.loads((branch / rundir.CONFIG_FILE).read_text())
   assert config["batch_size"] != 10
   config |= {"mesh": {"data": 1, "fsdp": 8, "zero1": 1}, "accumulate": 4}  # of another machine
+  config["data"]["dir"] = "/not/on/this/machine"
   (branch / rundir.CONFIG_FILE).write_text(json.dumps(config))
   run("--workdir", branch, "--evaluators", "c=classification", "--batch_size", 10)
   trained, later = measurements.read(branch)

@@ -80,7 +80,7 @@ def of_run(
   directory = Path(directory).expanduser()
   # What it began with and learned from is in its weights now.
   config = _merged(_read_config(directory), {"init_from": None, "distill": {"teacher": None}})
-  config = config_lib.resolve({**config, "mesh": _mesh_here(config.get("mesh", {}))})
+  config = config_lib.resolve(_of_this_machine(config))
   found = of_config(config, directory, step=step, name=name or _name(directory), log=log)
   return dataclasses.replace(
     found,
@@ -131,13 +131,17 @@ def of_config(
   return Trained(name, made, placed["params"], stats, step if is_run else None, found.sha256)
 
 
-def _mesh_here(mesh: Mapping[str, int]) -> Mapping[str, int]:
-  """Returns the mesh of training where there are as many devices, else one of whole parameters."""
+def _of_this_machine(config: dict[str, Any]) -> dict[str, Any]:
+  """Returns a run's config without the mesh and the data directory of another machine."""
+  changes: dict[str, Any] = {}
   try:
-    parallel.make_mesh(**mesh)
+    parallel.make_mesh(**config.get("mesh", {}))
   except UserError:
-    return {}
-  return mesh
+    changes["mesh"] = {"data": -1, "fsdp": 1, "zero1": 1}  # whole parameters on each device
+  where = config.get("data", {}).get("dir")
+  if where is not None and not Path(where).expanduser().exists():
+    changes["data"] = {"dir": None}  # what TFDS_DATA_DIR says, or the default
+  return _merged(config, changes)
 
 
 def _single(value: Any) -> np.ndarray:
