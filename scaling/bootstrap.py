@@ -16,6 +16,9 @@ from scaling.estimate import Problem
 from scaling.lawform import Array
 
 FEW_RUNS = 8  # with fewer clusters percentiles are known to be too narrow
+# Resamples fail that have drawn few points, those that would have scattered most. As many as one
+# tail of a 95% interval holds may: even if all belonged there, 92.5% would be left.
+_FAILURES = 0.025
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,23 @@ class Draws:
     tail = (1 - level) / 2
     low, high = np.quantile(self.parameters[:, index], [tail, 1 - tail])
     return float(low), float(high)
+
+  def shortage(self) -> str | None:
+    """Says why the draws give no honest intervals and what to do; None: they do."""
+    total = len(self.parameters) + self.failed
+    if total == 0:
+      return "no resamples were asked for"
+    if self.runs < FEW_RUNS:
+      return (
+        f"only {self.runs} runs to draw from, percentiles would be too narrow: measure "
+        f"{FEW_RUNS} or more"
+      )
+    if self.failed > _FAILURES * total:
+      return (
+        f"{self.failed} of {total} resamples have fewer distinct points than the law has "
+        f"parameters ({self.parameters.shape[1]}): measure more points"
+      )
+    return None
 
 
 def counts(run: Array, resamples: int, seed: int = 0) -> Array:
@@ -68,7 +88,7 @@ def draw(
   present = drawn > 0
   used = present if on_frontier is None else on_frontier(present)
   weights = np.where(used, drawn, 0) * problem.weights
-  enough = used.sum(axis=1) >= len(problem.law.parameters)
+  enough = _distinct(problem.x, used) >= len(problem.law.parameters)
   parameters = np.empty((0, len(problem.law.parameters)))
   touched = used.any(axis=0)
   if enough.any():
@@ -78,3 +98,11 @@ def draw(
     )
     parameters, _ = small.solve(weights[enough][:, touched])
   return Draws(problem.natural(parameters), len(np.unique(run)), int((~enough).sum()))
+
+
+def _distinct(x: Array, used: Array) -> Array:
+  """Returns how many different x [n] or [n, 2] each resample holds, by its `used` [r, n]: [r]."""
+  _, place = np.unique(x, axis=0, return_inverse=True)
+  order = np.argsort(place, kind="stable")
+  starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+  return np.logical_or.reduceat(used[:, order], starts, axis=1).sum(axis=1)

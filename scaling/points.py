@@ -17,7 +17,11 @@ DEFAULT_Y = "test_error"
 DEFAULT_GROUP = "model"
 # A law describes one quantity: rows of different kinds in these columns must be chosen between.
 KINDS = ("metric", "dataset", "task", "split", "curve")
-_FRACTIONS = ("error", "err", "accuracy", "acc", "rate", "top1", "top5")
+CONVERSIONS = ("percent", "accuracy", "percent-accuracy")  # of y, see `select`
+_ERRORS = ("error", "err")
+_ACCURACIES = ("accuracy", "acc", "top1", "top5")
+_FRACTIONS = (*_ERRORS, *_ACCURACIES, "rate")
+_TRUE = ("true", "1", "1.0")  # the cells of a CSV file are text
 _NAMED = 3  # how many offending lines a message names
 
 
@@ -66,11 +70,12 @@ def select(
     y: column of the error; None: test_error.
     group: column of the model; None: model if there is one, otherwise all points are one group.
     where: filters "column=value".
-    convert: "percent" (y / 100), "accuracy" (1 - y), "percent-accuracy" (1 - y / 100) or None.
+    convert: one of `CONVERSIONS`: "percent" (y / 100), "accuracy" (1 - y), "percent-accuracy"
+      (1 - y / 100); or None.
 
   Raises:
     DataError: a column does not exist or is not numeric, a filter leaves nothing, rows of
-      several metrics are mixed, or y is in per cent.
+      several metrics are mixed, or y is in per cent or an accuracy and `convert` does not say so.
   """
   notes = list(table.notes)
   table = _filter(table, where)
@@ -137,7 +142,7 @@ def _column(table: Table, name: str | None, default: str, axis: str) -> str:
 
 def _final_only(table: Table, notes: list[str]) -> Table:
   """Mid-trunk lines stand at a high learning rate: use them only when there is nothing else."""
-  final = [row.get("final") is True for row in table.rows]
+  final = [str(row.get("final")).strip().lower() in _TRUE for row in table.rows]
   if not any("final" in row for row in table.rows):
     return table
   if any(final):
@@ -192,12 +197,15 @@ def _convert(values: Array, name: str, convert: str | None) -> Array:
   words = name.lower().replace("-", "_").split("_")
   if not any(word in _FRACTIONS for word in words):
     return values
+  # top5_error is an error, though accuracies are often called top5 alone.
+  accuracy = any(word in _ACCURACIES for word in words) and not any(w in _ERRORS for w in words)
   if values.max() > 1 and values.max() <= 100:
+    or_accuracy = ", or percent-accuracy if it rises with scale" if accuracy else ""
     raise DataError(
       f"{name} goes up to {values.max():g}: a fraction is meant, this looks like per cent "
-      "(--convert percent)"
+      f"(--convert percent{or_accuracy})"
     )
-  if convert is None and any(word in ("accuracy", "acc", "top1", "top5") for word in words):
+  if convert is None and accuracy:
     raise DataError(f"{name} rises with scale, laws are for errors (--convert accuracy)")
   return values
 

@@ -21,7 +21,7 @@ from scaling.errors import DataError, nearest
 from scaling.estimate import Problem
 from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss
-from scaling.points import select
+from scaling.points import CONVERSIONS, Points, select
 from scaling.words import figure, span
 
 
@@ -32,8 +32,9 @@ class Surface:
   Attributes:
     law: the form.
     parameters: estimates by name, natural units.
-    intervals: 95% percentile intervals by name.
+    intervals: 95% percentile intervals by name; none if there is a shortage.
     draws: parameters of the resamples, [r, p].
+    shortage: why there are no intervals and what to do, or None.
     residual: RMS residual (log residuals: relative).
   """
 
@@ -41,6 +42,7 @@ class Surface:
   parameters: dict[str, float]
   intervals: dict[str, tuple[float, float]]
   draws: Array
+  shortage: str | None
   residual: float
 
   def __call__(self, x: Array) -> Array:
@@ -65,9 +67,10 @@ def surface(
       [n, 2]: shape dimension, compute).
     x: scales, [n, 2].
     y: losses or errors, [n].
-    run: the training run of each point, [n]; resampling draws whole runs. None: each point.
+    run: the training run of each point, [n]; resampling draws whole runs. None: each point its
+      own.
     loss: residual and Huber threshold.
-    resamples: bootstrap draws.
+    resamples: bootstrap draws; 0: no intervals.
     seed: of the draws.
 
   Raises:
@@ -78,12 +81,13 @@ def surface(
   values = problem.natural(scaled)[0]
   run = np.arange(len(problem.y)) if run is None else np.asarray(run)
   draws = bootstrap.draw(problem, run, None, resamples, seed)
-  names = law.parameters
+  names, shortage = law.parameters, draws.shortage()
   return Surface(
     law,
     dict(zip(names, values.tolist(), strict=True)),
-    {name: draws.interval(i) for i, name in enumerate(names)},
+    {} if shortage else {name: draws.interval(i) for i, name in enumerate(names)},
     draws.parameters,
+    shortage,
     float(np.sqrt(losses[0] / max(1, len(problem.y) - len(names)))),
   )
 
@@ -142,6 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     metavar="COLUMN=VALUE",
     help="use only these rows; may be repeated",
   )
+  parser.add_argument(
+    "--convert", choices=CONVERSIONS, help="what y is, if not an error as a fraction"
+  )
   parser.add_argument("--at", type=float, help="compute to advise for (default: the largest)")
   return command.run(parser, lambda options: print(_advise(options)), argv)
 
@@ -153,7 +160,7 @@ def _advise(options: argparse.Namespace) -> str:
   if options.shape not in table.columns():
     near = nearest(options.shape, table.numeric())
     raise DataError(f"no column {options.shape!r}{near} (--shape)")
-  points = select(table, x=options.x, y=options.y, where=options.where)
+  points = select(table, x=options.x, y=options.y, where=options.where, convert=options.convert)
   shape = np.array([measurements.number(row.get(options.shape)) or np.nan for row in points.rows])
   good = np.isfinite(shape) & (shape > 0)
   if good.sum() < len(laws.SHAPE.parameters):
@@ -167,31 +174,28 @@ def _advise(options: argparse.Namespace) -> str:
       "over at least 3 to see an optimum"
     )
   x = np.stack([shape, points.x], axis=-1)[good]
-  fitted = surface(
-    laws.SHAPE,
-    x,
-    points.y[good],
-    run=np.char.add(points.run[good].astype(str), shape[good].astype(str)),
-    resamples=300,
-  )
+  fitted = surface(laws.SHAPE, x, points.y[good], run=_runs(points, shape)[good], resamples=300)
   at = float(points.x.max()) if options.at is None else options.at
   values = np.array(list(fitted.parameters.values()))
   best, grows = float(best_shape(values, at)), float(exponent(values))
-  # A resample without a term in x^b has its optimum at infinity: no interpolation.
-  spread, slopes = (
-    np.nanquantile(draws, [0.025, 0.975], method="nearest")
-    for draws in (best_shape(fitted.draws, at), exponent(fitted.draws))
-  )
   lines = [laws.SHAPE.formula]
-  lines += [
-    f"  {name:6}{figure(value, 4):>12}  {span(*fitted.intervals[name])}"
-    for name, value in fitted.parameters.items()
-  ]
+  for name, value in fitted.parameters.items():
+    interval = "" if fitted.shortage else f"  {span(*fitted.intervals[name])}"
+    lines.append(f"  {name:6}{figure(value, 4):>12}{interval}")
   lines.append(
-    f"best {options.shape} at {points.names['x']} = {figure(at)}: {figure(best)} "
-    f"(95%: {span(*spread)})"
+    f"best {options.shape} at {points.names['x']} = {figure(at)}: {figure(best)}"
+    f"{_percentiles(fitted, best_shape(fitted.draws, at))}"
   )
-  lines.append(f"  grows as {points.names['x']}^{figure(grows)} (95%: {span(*slopes)})")
+  lines.append(
+    f"  grows as {points.names['x']}^{figure(grows)}{_percentiles(fitted, exponent(fitted.draws))}"
+  )
+  if fitted.shortage:
+    lines.append(f"  intervals not available: {fitted.shortage}")
+  elif not all("run" in row for row in points.rows):
+    lines.append(
+      "  intervals take every row without a 'run' for a run of its own: name the runs in that "
+      "column if they have several rows, or the intervals are too narrow"
+    )
   low, high = shape[good].min(), shape[good].max()
   if not low < best < high:
     lines.append(
@@ -199,6 +203,23 @@ def _advise(options: argparse.Namespace) -> str:
       f"{figure(high)}): the optimum is the grid's edge, not nature's"
     )
   return "\n".join(lines)
+
+
+def _runs(points: Points, shape: Array) -> Array:
+  """Returns the run of each point, [n] of str; a row that names none is its own."""
+  names = []
+  for i, row in enumerate(points.rows):
+    # Two shapes are two runs, even if both are named alike, by their seed say.
+    names.append(f"{shape[i]}, {row['run']}" if "run" in row else f"row {i}")
+  return np.array(names)
+
+
+def _percentiles(fitted: Surface, draws: Array) -> str:
+  """Returns " (95%: low … high)" of a number of each resample [r], "" if there is a shortage."""
+  if fitted.shortage:
+    return ""
+  # A resample without a term in x^b has its optimum at infinity: no interpolation.
+  return f" (95%: {span(*np.nanquantile(draws, [0.025, 0.975], method='nearest'))})"
 
 
 if __name__ == "__main__":

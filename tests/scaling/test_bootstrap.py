@@ -44,6 +44,27 @@ def test_a_resample_with_too_few_points_is_counted_as_failed():
   assert len(draws.parameters) == 40 - draws.failed
 
 
+def test_points_measured_twice_count_once():
+  """Two seeds at 4 scales: a resample needs 3 scales, not 3 points."""
+  x = np.repeat(np.geomspace(1, 1e4, 4), 2)
+  points = Problem.of(laws.SATURATING, x, laws.SATURATING(x, np.array([0.8, 0.4, 0.1])))
+  run = np.arange(8)
+  draws = bootstrap.draw(points, run, resamples=200)
+  scales = (bootstrap.counts(run, 200).reshape(200, 4, 2).sum(axis=2) > 0).sum(axis=1)
+  assert draws.failed == (scales < 3).sum() > 0
+
+
+def test_few_runs_many_failures_and_no_resamples_are_shortages():
+  def shortage(runs, failed, resamples=1000):
+    return bootstrap.Draws(np.ones((resamples - failed, 3)), runs, failed).shortage()
+
+  assert shortage(8, 25) is None
+  assert "only 7 runs to draw from" in shortage(7, 0)
+  assert "26 of 1000 resamples have fewer distinct points" in shortage(8, 26)
+  assert "1000 of 1000 resamples" in shortage(8, 1000)
+  assert "no resamples" in shortage(8, 0, 0)
+
+
 def test_points_off_a_resamples_frontier_do_not_weigh():
   original = problem()
   kept = np.arange(20) % 4 != 1  # every other run has one point behind the frontier

@@ -42,6 +42,15 @@ def test_mid_training_lines_only_without_final_ones():
   assert "no line has final=true" in points.notes[0]
 
 
+@pytest.mark.parametrize(
+  ("true", "false"), [("True", "False"), ("true", "false"), ("1", "0"), ("1.0", "0.0"), (1, 0)]
+)
+def test_final_as_csv_files_and_spreadsheets_write_it(true, false):
+  points = select(table(*rows(final=true), *rows(final=false)))
+  assert points.place == [f"m.csv:{i + 2}" for i in range(5)]
+  assert "5 mid-training lines" in points.notes[0]
+
+
 def test_where_filters_numbers_and_text_and_names_the_nearest():
   data = table(*rows(metric="imagenet"), *rows(metric="pets"))
   with pytest.raises(DataError, match="column 'metric' mixes imagenet, pets.*--where metric="):
@@ -82,6 +91,22 @@ def test_accuracy_is_refused_and_converted():
   with pytest.raises(DataError, match="rises with scale.*--convert accuracy"):
     select(data, y="top1")
   assert select(data, y="top1", convert="accuracy").y.max() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["test_top5_error", "top1_err", "accuracy-error"])
+def test_an_error_named_after_its_accuracy_is_an_error(name):
+  data = table(*[row | {name: row["test_error"]} for row in rows()])
+  assert select(data, y=name).y.max() == pytest.approx(0.5)
+  data = table(*[row | {name: 100 * row["test_error"]} for row in rows()])
+  with pytest.raises(DataError, match=r"\(--convert percent\)"):
+    select(data, y=name)
+
+
+def test_per_cent_of_what_may_be_an_accuracy_is_converted_as_the_user_says():
+  data = table(*[row | {"top1": 100 - 100 * row["test_error"]} for row in rows()])
+  with pytest.raises(DataError, match="--convert percent, or percent-accuracy if it rises"):
+    select(data, y="top1")
+  assert select(data, y="top1", convert="percent-accuracy").y.max() == pytest.approx(0.5)
 
 
 def test_losses_above_one_are_not_per_cent():
