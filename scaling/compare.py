@@ -64,7 +64,7 @@ class Candidate:
     return self.solution.problem.law
 
 
-def trials(law: Law, x: Array, y: Array, loss: Loss) -> list[Trial]:
+def trials(law: Law, x: Array, y: Array, loss: Loss, weights: Array | None = None) -> list[Trial]:
   """Fits a law without the largest scales and predicts them.
 
   Args:
@@ -72,18 +72,20 @@ def trials(law: Law, x: Array, y: Array, loss: Loss) -> list[Trial]:
     x: scales, [n].
     y: errors, [n].
     loss: as for the fit.
+    weights: of the squared residuals, [n]; None: all the same.
 
   Returns:
     A trial for each share of `SHARES` that leaves more points than parameters.
   """
   order = np.argsort(x, kind="stable")
+  weights = np.ones(len(x)) if weights is None else weights
   done = []
   for count in sorted({max(1, round(share * len(x))) for share in SHARES}):
     kept, left = order[:-count], order[-count:]
     if len(kept) <= len(law.parameters):
       continue
     try:
-      problem = Problem.of(law, x[kept], y[kept], None, loss)
+      problem = Problem.of(law, x[kept], y[kept], weights[kept], loss)
     except DataError:
       continue
     parameters, _ = problem.solve()
@@ -97,8 +99,18 @@ def error(done: Sequence[Trial]) -> float:
   return float(np.sqrt(np.mean([np.mean(np.log(t.predicted / t.measured) ** 2) for t in done])))
 
 
+def rivals(solution: Solution) -> list[Candidate]:
+  """Compares the forms on the points of a fitted law, with its loss and weights; see `compare`."""
+  problem = solution.problem
+  return compare(problem.x * problem.unit, problem.y, problem.loss, problem.weights)
+
+
 def compare(
-  x: Array, y: Array, loss: Loss | None = None, forms: Sequence[str] = FORMS
+  x: Array,
+  y: Array,
+  loss: Loss | None = None,
+  weights: Array | None = None,
+  forms: Sequence[str] = FORMS,
 ) -> list[Candidate]:
   """Fits several forms and weighs them by the error on the left-out largest scales.
 
@@ -106,21 +118,24 @@ def compare(
     x: scales, [n].
     y: errors, [n].
     loss: residual and Huber threshold.
+    weights: of the squared residuals, [n]; None: all the same.
     forms: names of laws; those with too many parameters for the points are passed over.
 
   Returns:
     Candidates, best first.
 
   Raises:
-    DataError: no form has few enough parameters.
+    DataError: no form has few enough parameters, or an error is 0 (or less).
   """
+  if (y <= 0).any():
+    raise DataError("errors of 0 have no relative error: forms are not compared")
   loss = loss or Loss()
   tried = []
   for name in forms:
     law = laws.get(name)
-    done = trials(law, x, y, loss)
+    done = trials(law, x, y, loss, weights)
     if done:
-      tried.append((Solution.of(law, x, y, None, loss), done, error(done)))
+      tried.append((Solution.of(law, x, y, weights, loss), done, error(done)))
   if not tried:
     raise DataError(f"{len(x)} points are too few to leave any out: no form can be compared")
   # No form is told apart from another within the points' own scatter.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import stdtrit
 
+from scaling import frontier
 from scaling.lawform import Array
 from scaling.measurements import number
 from scaling.result import ALLOCATION, Fit
@@ -14,6 +16,8 @@ from scaling.solution import Solution
 
 _DECADES = 8  # how far beyond the data a target is looked for
 _STEPS = 161
+_SIZES = 3  # model sizes on the frontier that make a trend
+_BETWEEN = 5  # points that the trend without the frontier's edges keeps at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Allocation:
 
   Attributes:
     value: parameters or images at the wanted compute.
-    low: lower end of the 95% interval for the trend.
+    low: lower end of the 95% interval for the trend, with and without the frontier's edges.
     high: upper end.
     exponent: of the power law in compute.
   """
@@ -73,19 +77,43 @@ def allocation(fit: Fit, x: float) -> dict[str, Allocation]:
   """Returns model size and images to see at a compute, from the runs on the frontier.
 
   Each is a power law of compute through the frontier's points (the first of the three
-  approaches of arXiv 2203.15556, section 3.1). Columns that the data lack are left out.
+  approaches of arXiv 2203.15556, section 3.1). The smallest and the largest model hold a grid's
+  frontier further than nature's would, which flattens the trend of model size; the points
+  between the edges, which begin with the one and end with the other, make it too steep. The
+  answer lies midway, and its interval holds both trends' intervals.
+
+  Args:
+    fit: a fitted law.
+    x: the compute, in the unit of the data.
+
+  Returns:
+    By column: "parameters" and "images_seen", those that the data have. Nothing where the
+    frontier has runs of fewer than three model sizes, which show no trend.
   """
   found = {}
   rows = [fit.points.rows[i] if fit.points.rows else {} for i in fit.frontier]
-  scale = fit.points.x[fit.frontier]
+  scale = np.log(fit.points.x[fit.frontier])
+  models = fit.points.group[fit.frontier]
+  sizes = np.array([str(row.get("parameters", m)) for row, m in zip(rows, models, strict=True)])
   for name in ALLOCATION:
-    has = np.array([(number(row.get(name)) or 0) > 0 for row in rows])
-    if has.sum() < 3:
+    spent = np.array([number(row.get(name)) or 0.0 for row in rows])
+    known = np.flatnonzero(spent > 0)
+    if len(np.unique(sizes[known])) < _SIZES:
       continue
-    log_x = np.log(scale[has])
-    log_y = np.log([float(row[name]) for row, h in zip(rows, has, strict=True) if h])
-    found[name] = _trend(log_x, log_y, np.log(x))
+    parts = [known]
+    if fit.variant != "all":
+      parts.append(frontier.interior(known, sizes, _BETWEEN))
+    found[name] = _midway([_trend(scale[p], np.log(spent[p]), np.log(x)) for p in parts])
   return found
+
+
+def _midway(trends: Sequence[Allocation]) -> Allocation:
+  return Allocation(
+    float(np.exp(np.mean([np.log(t.value) for t in trends]))),
+    min(t.low for t in trends),
+    max(t.high for t in trends),
+    float(np.mean([t.exponent for t in trends])),
+  )
 
 
 def _trend(log_x: Array, log_y: Array, at: float) -> Allocation:

@@ -128,6 +128,7 @@ def of_points(
       f"needs {least}: does {points.names['y']} fall as {points.names['x']} grows? else try "
       "--frontier all or a smaller law"
     )
+  _check_fractions(points, kept, loss)
   solution = Solution.of(chosen, points.x[kept], points.y[kept], weights[kept], loss)
   core = frontier.interior(kept, points.group, len(chosen.parameters) + 1)
   interior = None
@@ -180,16 +181,34 @@ def _check(points: Points, chosen: Law, loss: Loss, emphasis: float, resamples: 
     )
 
 
+def _fractions(y: Array, loss: Loss) -> Array:
+  """Tells which errors y [n] binomial residuals can take, bool [n]; other residuals: all."""
+  return (y > 0) & (y < 1) if loss.residual == "binomial" else np.full(len(y), True)
+
+
+def _check_fractions(points: Points, kept: Array, loss: Loss) -> None:
+  """Raises a DataError that names the points to fit which binomial residuals cannot take."""
+  bad = kept[~_fractions(points.y[kept], loss)]
+  if len(bad):
+    raise DataError(
+      f"{listing([points.place[i] for i in bad])}: {points.names['y']} is not between 0 and 1, "
+      "binomial residuals need that: drop those rows, or use log residuals (--residual log) for "
+      "losses"
+    )
+
+
 def _bootstrap(
   points: Points, weights: Array, chosen: Law, loss: Loss, variant: str, resamples: int
 ) -> bootstrap.Draws | None:
   if not resamples:
     return None
-  problem = Problem.of(chosen, points.x, points.y, weights, loss)
+  usable = _fractions(points.y, loss)  # all on the frontier are: see _check_fractions
+  x, y = points.x[usable], points.y[usable]
+  problem = Problem.of(chosen, x, y, weights[usable], loss)
   return bootstrap.draw(
     problem,
-    points.run,
-    lambda present: frontier.members(points.x, points.y, present, variant),
+    points.run[usable],
+    lambda present: frontier.members(x, y, present, variant),
     resamples,
   )
 
@@ -329,13 +348,14 @@ def _run(options: argparse.Namespace) -> None:
   truth = _truth(options.truth, fit)
   at = next_scale(points, fit.frontier) if options.forecast is None else options.forecast
   forecast = _forecast(fit, at)
-  print(summary.text(fit, truth, forecast))
   first = Path(options.paths[0])
   out = options.out or (first if first.is_dir() else Path())
   try:
     written = _write(fit, out, truth, forecast, options.report)
   except OSError as error:
     raise DataError(f"--out {out}: cannot write there ({error.strerror})") from error
+  finally:  # after writing: a reader of the output that stops early (| head) costs no file
+    print(summary.text(fit, truth, forecast))
   print(f"\nwrote {', '.join(str(out / name) for name in written)}")
 
 

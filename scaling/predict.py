@@ -17,6 +17,7 @@ import numpy as np
 
 from scaling import command, compare, decide, extrapolate, lawfile
 from scaling.errors import DataError
+from scaling.lawform import Array
 from scaling.result import Fit
 from scaling.words import figure, span
 
@@ -37,9 +38,9 @@ def at_scale(fit: Fit, x: float) -> dict[str, object]:
 
   Returns:
     "x"; "times_beyond_data"; "law" and "average", each {"y", "interval"}: the fitted law and
-    the average of all forms by their error on left-out scales; "forms": the average's shares;
-    "curve", where all points are of one model: the same for a measurement, by
-    `scaling.extrapolate`; "allocation": see `scaling.decide.allocation`.
+    the average of all forms by their error on left-out scales; "forms": the average's shares,
+    or why there is no average; "curve", where all points are of one model: the same for a
+    measurement, by `scaling.extrapolate`; "allocation": see `scaling.decide.allocation`.
   """
   where = np.array([x])
   answer: dict[str, object] = {
@@ -48,20 +49,31 @@ def at_scale(fit: Fit, x: float) -> dict[str, object]:
     "law": {"y": float(fit(x)), "interval": _pair(fit.interval(where))},
     "allocation": decide.allocation(fit, x),
   }
-  if len(np.unique(fit.points.group)) == 1 and len(np.unique(fit.points.x)) >= 3:
+  one_curve = len(np.unique(fit.points.group)) == 1 and len(np.unique(fit.points.x)) >= 3
+  if one_curve and (fit.points.y > 0).all():  # the curve's law is fitted to log y
     curve = extrapolate.predict(fit.points.x, fit.points.y, where)
     answer["curve"] = {"y": float(curve.y[0]), "interval": _pair((curve.low, curve.high))}
-  kept = fit.frontier
   try:
-    forms = compare.compare(fit.points.x[kept], fit.points.y[kept], fit.loss)
+    forms = compare.rivals(fit.solution)
   except DataError as error:
     return answer | {"average": None, "forms": str(error)}
   answer["average"] = {
     "y": float(compare.average(forms, where)[0]),
-    "interval": _pair(compare.interval(forms, where)),
+    "interval": _average_interval(fit, forms, where),
   }
   answer["forms"] = {c.law.name: {"weight": c.weight, "left_out_error": c.error} for c in forms}
   return answer
+
+
+def _average_interval(fit: Fit, forms: Sequence[compare.Candidate], where: Array) -> list[float]:
+  """Returns the average's 95% interval at where [1], with and without the frontier's edges."""
+  ends = [_pair(compare.interval(forms, where))]
+  if fit.interior is not None:
+    try:
+      ends.append(_pair(compare.interval(compare.rivals(fit.interior), where)))
+    except DataError:  # too few points between the edges to leave any out: the law speaks for them
+      ends.append(_pair(fit.interior.interval(where)))
+  return [min(low for low, _ in ends), max(high for _, high in ends)]
 
 
 def _pair(ends: tuple[np.ndarray, np.ndarray]) -> list[float]:

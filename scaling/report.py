@@ -40,18 +40,17 @@ def write(
     truth: known parameters, drawn and compared.
     forecast: as in law.json.
   """
-  kept = fit.frontier
   try:
-    candidates = compare.compare(fit.points.x[kept], fit.points.y[kept], fit.loss)
-  except DataError:
-    candidates = []
+    candidates, why = compare.rivals(fit.solution), ""
+  except DataError as error:
+    candidates, why = [], str(error)
   sections = [
     f"<h1>{_text(fit.points.names['y'])} against {_text(fit.points.names['x'])}</h1>",
     f"<p><b>{_text(fit.law.formula)}</b>, {_text(fit.law.source)}</p>",
     _parameters(fit, truth or {}),
     _list([*fit.notes, *fit.findings()], "warn"),
     *_figures(fit, candidates, truth, forecast),
-    _forms(candidates),
+    _forms(candidates) if candidates else f"<p>{_text(why)}.</p>",
     _forecast(fit, forecast),
     "<h2>To redo this fit</h2>",
     _list(reproducibility(fit)),
@@ -171,8 +170,6 @@ def _figures(
 
 
 def _forms(candidates: list[Candidate]) -> str:
-  if not candidates:
-    return "<p>Too few points to leave the largest scales out: forms are not compared.</p>"
   rows = [
     [c.law.name, c.law.formula, f"{100 * c.error:.1f}%", f"{c.weight:.2f}"] for c in candidates
   ]

@@ -66,3 +66,21 @@ def test_disagreement_widens_the_interval():
 def test_too_few_points_to_leave_any_out():
   with pytest.raises(DataError, match="too few to leave any out"):
     compare.compare(*noisy(laws.POWER, [0.5, 0.3], points=3))
+
+
+def test_weights_reach_the_left_out_fits_and_the_final_ones():
+  x, y = noisy(laws.DOUBLE, [0.6, 0.3, 0.1, 0.5])
+  spoilt = np.where(np.arange(18) < 4, 1.5 * y, y)
+  weights = np.where(np.arange(18) < 4, 1e-9, 1.0)
+  ignored = compare.compare(x, spoilt, weights=weights, forms=["saturating"])[0]
+  without = compare.compare(x[4:], y[4:], forms=["saturating"])[0]
+  np.testing.assert_allclose(ignored.solution(1e5), without.solution(1e5), rtol=1e-4)
+  left_out = [next(t for t in c.trials if t.left_out == 4) for c in (ignored, without)]
+  np.testing.assert_allclose(left_out[0].predicted, left_out[1].predicted, rtol=1e-4)
+
+
+def test_an_error_of_zero_is_said_to_have_no_relative_error():
+  x, y = noisy(laws.DOUBLE, [0.6, 0.3, 0.1, 0.5])
+  y[-1] = 0.0
+  with pytest.raises(DataError, match="errors of 0 have no relative error"):
+    compare.compare(x, y, compare.Loss("linear"))

@@ -212,6 +212,33 @@ def test_an_error_of_zero_is_named_with_the_way_out(tmp_path, capsys, frontier):
     assert json.loads((tmp_path / "law.json").read_text())["left_out_error"] is None
 
 
+def test_binomial_residuals_mind_only_the_points_that_are_fitted(tmp_path, capsys):
+  """A failed run, all wrong, is off the frontier; as the cheapest run it is on it."""
+  path = tmp_path / "m.csv"
+  arguments = ["--residual", "binomial", "--bootstrap", "20", "--out", str(tmp_path)]
+  rows = [f"{x},{y}" for x, y in zip(*curve(), strict=True)]
+  path.write_text("\n".join(["train_flops,test_error", *rows, "30,1.0"]) + "\n")
+  assert fit.main([str(path), *arguments]) == 0
+  assert all(json.loads((tmp_path / "law.json").read_text())["bootstrap_intervals"].values())
+  path.write_text("\n".join(["train_flops,test_error", *rows, "0.01,1.0"]) + "\n")
+  assert fit.main([str(path), *arguments]) == 2
+  error = capsys.readouterr().err
+  assert f"{path}:{len(rows) + 2}: test_error is not between 0 and 1" in error
+
+
+def test_a_reader_that_stops_early_costs_no_file(tmp_path, monkeypatch):
+  class Closed:
+    def write(self, text):
+      raise BrokenPipeError
+
+  write_runs(tmp_path)
+  monkeypatch.setattr(sys, "stdout", Closed())
+  with pytest.raises(BrokenPipeError):
+    fit.main([str(tmp_path), "--bootstrap", "0"])
+  assert json.loads((tmp_path / "law.json").read_text())["law"] == "double"
+  assert (tmp_path / "law.png").stat().st_size > 10_000
+
+
 def test_an_error_that_rises_is_not_blamed_on_x():
   x, y = curve()
   with pytest.raises(DataError, match="does y fall as x grows"):

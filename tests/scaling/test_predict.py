@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from scaling import decide, fit, lawfile, laws, predict
+from scaling import compare, decide, fit, lawfile, laws, predict
+from scaling.errors import DataError
+from scaling.points import Points
 
 TRUTH = np.array([0.6, 0.3, 0.1, 0.5])
 
@@ -57,6 +59,83 @@ def test_prediction_holds_the_truth_and_says_what_was_extrapolated(law_file, cap
   assert "WARNING: 50 times beyond the data" in out
   assert predict.main([str(law_file), "--flops", "1e5"]) == 0
   assert "WARNING" not in capsys.readouterr().out
+
+
+def ladder(sizes, seed=0, durations=8, shortest=1e5, **options):
+  """A grid of sizes and durations under a law whose best size grows as compute^0.5."""
+  parameters = np.repeat(sizes, durations)
+  images = np.tile(shortest * 2.0 ** np.arange(durations), len(sizes))
+  noise = np.exp(0.003 * np.random.default_rng(seed).normal(size=len(images)))
+  y = (0.1 + 12 * parameters**-0.35 + 12 * images**-0.35) * noise
+  model = np.char.add("m", np.arange(len(sizes)).astype(str)).repeat(durations)
+  rows = [{"parameters": p, "images_seen": i} for p, i in zip(parameters, images, strict=True)]
+  places = [f"m.csv:{i + 2}" for i in range(len(y))]
+  names = {"x": "train_flops", "y": "test_error", "group": "model"}
+  points = Points(6 * parameters * images, y, model, model, places, names, [], rows)
+  return fit.of_points(points, **options)
+
+
+def test_the_average_covers_the_truth_where_the_grid_bends_the_frontier():
+  for seed in range(3):
+    fitted = ladder([1e5, 2e5, 4e5, 8e5], seed)
+    x = 10 * fitted.points.x.max()
+    truth = 0.1 + 24 * (x / 6) ** -0.175
+    with_edges = compare.interval(compare.rivals(fitted.solution), np.array([x]))
+    assert not with_edges[0][0] <= truth <= with_edges[1][0]  # or the test would show nothing
+    low, high = predict.at_scale(fitted, x)["average"]["interval"]
+    assert low <= truth <= high
+
+
+def test_few_points_between_the_edges_still_widen_the_average():
+  """Three points compare no forms: the law fitted to them speaks for what lies between."""
+  fitted = ladder([1e5, 2e5, 4e5], durations=5, form="power")
+  with pytest.raises(DataError, match="too few"):
+    compare.rivals(fitted.interior)
+  x = 10 * fitted.points.x.max()
+  low, high = predict.at_scale(fitted, x)["average"]["interval"]
+  inner = fitted.interior.interval(np.array([x]))
+  assert low <= inner[0][0]
+  assert high >= inner[1][0]
+
+
+@pytest.mark.parametrize("sizes", [(1e5, 2e5, 4e5, 8e5), (1e5, 4e5, 1.6e6)])
+@pytest.mark.parametrize("shortest", [1e5, 1e6])
+def test_model_size_to_train_next_covers_the_truth(sizes, shortest):
+  for seed in range(5):
+    fitted = ladder(sizes, seed, shortest=shortest, form="power")
+    x = 10 * fitted.points.x.max()
+    found = decide.allocation(fitted, x)
+    for share in (found["parameters"], found["images_seen"]):
+      assert share.low <= np.sqrt(x / 6) <= share.high
+      assert share.low < share.value < share.high
+
+
+@pytest.mark.parametrize("sizes", [(1e5,), (1e5, 4e5)])
+def test_fewer_than_three_sizes_tell_no_trend(sizes):
+  assert decide.allocation(ladder(sizes, form="power"), 1e16) == {}
+
+
+def test_emphasis_moves_the_average_too():
+  plain, emphatic = (
+    compare.average(compare.rivals(ladder([1e5, 2e5, 4e5], emphasis=g).solution), np.array([1e16]))
+    for g in (0.0, 3.0)
+  )
+  assert plain[0] != emphatic[0]
+
+
+@pytest.mark.parametrize("models", [1, 3])
+def test_an_error_of_zero_leaves_the_laws_own_answer(tmp_path, capsys, models):
+  x = np.geomspace(1e15, 1e20, 12)
+  y = np.linspace(0.5, 0.0, 12)
+  lines = [f"m{i * models // 12},{a},{b}" for i, (a, b) in enumerate(zip(x, y, strict=True))]
+  (tmp_path / "m.csv").write_text("\n".join(["model,train_flops,test_error", *lines]) + "\n")
+  arguments = ["--residual", "linear", "--bootstrap", "0", "--out", str(tmp_path)]
+  assert fit.main([str(tmp_path / "m.csv"), *arguments]) == 0
+  capsys.readouterr()
+  assert predict.main([str(tmp_path / "law.json"), "--x", "1e20"]) == 0
+  out = capsys.readouterr().out
+  assert "E = a (x + d)^-b + c" in out
+  assert "no average of forms: errors of 0 have no relative error" in out
 
 
 def test_one_model_is_extrapolated_as_a_learning_curve(tmp_path, capsys):

@@ -51,3 +51,10 @@ def test_report_without_enough_points_to_compare_forms(tmp_path):
   small = fit.law(x[:3], y[:3], form="power")
   report.write(small, tmp_path / "report.html")
   assert "too few" in (tmp_path / "report.html").read_text().lower()
+
+
+def test_report_with_an_error_of_zero_says_why_forms_are_not_compared(tmp_path):
+  x = np.geomspace(1, 100, 8)
+  result = fit.law(x, np.linspace(0.5, 0.0, 8), residual="linear")
+  report.write(result, tmp_path / "report.html")
+  assert "errors of 0 have no relative error" in (tmp_path / "report.html").read_text()
