@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -33,6 +34,10 @@ def run(
   """Parses the arguments and does the work; returns the exit status, 2 after a mistake."""
   try:
     work(parser.parse_args(argv))
+    sys.stdout.flush()
+  except BrokenPipeError:  # whoever reads has seen enough, as `| head` has; nor is it tried again
+    with open(os.devnull, "wb") as nowhere:
+      os.dup2(nowhere.fileno(), sys.stdout.fileno())
   except (DataError, UserError) as error:
     print(f"{parser.module}: {error}", file=sys.stderr)
     return 2

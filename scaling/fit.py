@@ -35,7 +35,7 @@ from scaling.errors import DataError
 from scaling.estimate import Problem
 from scaling.lawform import Array, Law
 from scaling.leastsquares import RESIDUALS, Loss
-from scaling.points import Points, listing, select
+from scaling.points import CONVERSIONS, Points, listing, select
 from scaling.result import Estimate, Fit, names
 from scaling.solution import Solution
 
@@ -272,7 +272,7 @@ def _parser() -> command.Parser:
   )
   parser.add_argument(
     "--convert",
-    choices=("percent", "accuracy", "percent-accuracy"),
+    choices=CONVERSIONS,
     help="what y is, if not an error as a fraction",
   )
   parser.add_argument("--law", default="double", choices=names(), help="default: double")
