@@ -5,8 +5,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from test_train import StopAt, assert_same, final_state, results
-from training import tiny
+from test_train import assert_same, final_state, results
+from training import StopAt, tiny
 
 from vit_jax import averages, config, job, signals, train
 from vit_jax.errors import UserError

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_train import StopAt, assert_same, final_state, results
-from training import tiny
+from test_train import assert_same, final_state, results
+from training import StopAt, tiny
 
 from vit_jax import job, signals, step, train
 from vit_jax.optim import frozen

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import finish, start, tiny, write_config
+from training import StopAt, finish, start, tiny, write_config
 
 from vit_jax import config as config_lib
 from vit_jax import (
@@ -217,15 +217,8 @@ def test_a_taught_run_resumes_bit_for_bit_and_names_its_teacher(teacher, tmp_pat
   config = taught(teacher, MODEL | {"dropout": 0.1, "distilled": True}, kind="soft")
   train.run(config, tmp_path / "whole", "t")
 
-  class StopAt:
-    signum, left = 15, 5
-
-    def requested(self):
-      self.left -= 1
-      return self.left < 0
-
   with monkeypatch.context() as m:
-    m.setattr(signals, "catch", lambda: nullcontext(StopAt()))
+    m.setattr(signals, "catch", lambda: nullcontext(StopAt(5)))
     with pytest.raises(signals.Interrupted):
       train.run(config, tmp_path / "halves", "t")
   shutil.copytree(tmp_path / "halves", tmp_path / "other")

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import jax
 import numpy as np
 import pytest
-from training import tiny
+from training import StopAt, tiny
 
 from vit_jax import config as config_lib
 from vit_jax import initial, job, measurements, models, pretrained, signals, train
@@ -71,15 +71,8 @@ def test_a_run_that_is_resumed_does_not_read_the_file_again(weights, tmp_path, m
   path, params, calls = weights
   workdir, config = tmp_path / "run", tiny(init_from=str(path), optimizer={"learning_rate": 1e-30})
 
-  class StopAt:
-    signum, left = 15, 5
-
-    def requested(self):
-      self.left -= 1
-      return self.left < 0
-
   with monkeypatch.context() as m:
-    m.setattr(signals, "catch", lambda: nullcontext(StopAt()))
+    m.setattr(signals, "catch", lambda: nullcontext(StopAt(5)))
     with pytest.raises(signals.Interrupted):
       train.run(config, workdir, "t")
   assert f"starts from the weights in {path}" in capsys.readouterr().out
@@ -182,15 +175,8 @@ def test_a_frozen_run_resumes_bit_for_bit(source, tmp_path, monkeypatch):
   config = tiny(init_from=str(source), freeze=("encoder/.*", "cls"))
   train.run(config, tmp_path / "whole", "t")
 
-  class StopAt:
-    signum, left = 15, 5
-
-    def requested(self):
-      self.left -= 1
-      return self.left < 0
-
   with monkeypatch.context() as m:
-    m.setattr(signals, "catch", lambda: nullcontext(StopAt()))
+    m.setattr(signals, "catch", lambda: nullcontext(StopAt(5)))
     with pytest.raises(signals.Interrupted):
       train.run(config, tmp_path / "halves", "t")
   train.run(config, tmp_path / "halves", "t")

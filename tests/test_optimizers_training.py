@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_train import StopAt, assert_same, final_state
-from training import tiny
+from test_train import assert_same, final_state
+from training import StopAt, tiny
 
 from vit_jax import initial, job, losses, measurements, parallel, signals, step, train
 from vit_jax.errors import UserError

@@ -4,7 +4,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from training import tiny
+from training import StopAt, tiny
 
 from vit_jax import job, measurements, signals, train
 from vit_jax.checkpoint import Checkpoints
@@ -59,19 +59,6 @@ def test_doing_it_again_does_nothing(whole, capsys):
   after = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.is_file()}
   changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
   assert changed <= {".lock"}
-
-
-class StopAt:
-  """Asks a run to stop after a number of steps, as SIGTERM does."""
-
-  signum = 15
-
-  def __init__(self, steps):
-    self.left = steps
-
-  def requested(self):
-    self.left -= 1
-    return self.left < 0
 
 
 @pytest.mark.parametrize(("stop", "step"), [(1, 1), (5, 5), (10, 6), (15, 11)])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from vit_jax import config as config_lib
+from vit_jax import signals
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -17,6 +18,19 @@ def get_config():
       evaluators=dict(test=dict(type="classification", split="test[:100]", every=6)),
       schedule=dict(name="rsqrt", warmup=2, timescale=10)))
 """
+
+
+class StopAt(signals.StopFlag):
+  """Asks a run to stop after a number of steps, as SIGTERM does."""
+
+  signum = 15
+
+  def __init__(self, steps):
+    self.left = steps
+
+  def requested(self):
+    self.left -= 1
+    return self.left < 0
 
 
 def tiny(**changes):
