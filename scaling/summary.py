@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling import words
+from scaling import frontier, words
 from scaling.lawform import Array
 from scaling.points import Points
 from scaling.result import Fit
@@ -24,10 +24,17 @@ def edges(points: Points, kept: Array, core: Array) -> str:
   """Says that the frontier's ends are the grid's."""
   models, left = points.group[kept], len(kept) - len(core)
   where = "s are" if left > 1 else " is"
+  between = len(frontier.interior(kept, points.group, 0))
+  few = (
+    f", but only {between} points lie between the edges, fewer than the law needs, so that "
+    f"{len(core) - between} at an edge had to stay: the truth may lie outside; train sizes in "
+    "between"
+  )
   return (
     f"{left} frontier point{where} at the grid's edge, where only the smallest "
     f"({models[0]}) or only the largest model ({models[-1]}) was left: their place is the "
     "grid's, not nature's; the intervals cover the answer with and without them"
+    f"{few if between < len(core) else ''}"
   )
 
 

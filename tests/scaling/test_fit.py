@@ -131,6 +131,13 @@ def test_edges_of_the_grid_widen_the_interval():
   assert any("grid's edge" in note for note in with_edges.notes)
 
 
+@pytest.mark.parametrize(("sizes", "few"), [((5, 2, 5), True), ((3, 6, 3), False)])
+def test_too_few_points_between_the_edges_are_told(sizes, few):
+  x, y = curve(12)
+  (note,) = [n for n in fit.law(x, y, group=np.repeat(["s", "m", "l"], sizes)).notes if "edge" in n]
+  assert ("only 4 points lie between the edges" in note) == few
+
+
 def test_frontier_that_ends_with_the_grid_is_told():
   x, y = curve(12)
   group = np.repeat(["s", "m", "l"], 4)
