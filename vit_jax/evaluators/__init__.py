@@ -77,7 +77,7 @@ def _make_one(name: str, entry: dict[str, Any], context: Context) -> Evaluator:
       raise unknown(f"key of {where}", key, defaults)
     if isinstance(defaults[key], tuple) and isinstance(value, int | float):
       entry[key] = (value,)  # one number of shots, say
-    elif isinstance(defaults[key], int | float) and isinstance(value, str | tuple | list):
+    elif isinstance(defaults[key], int | float) and isinstance(value, str):
       raise UserError(f"{where}.{key}={value!r} must be a number, such as {defaults[key]!r}")
   every = entry.get("every", 0)
   if not isinstance(every, int) or every < 0:
