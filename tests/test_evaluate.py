@@ -58,6 +58,11 @@ def test_what_evaluates_and_how_many_at_a_time_say_nothing_of_the_training(branc
   assert later["extra"]["measured_on"] == {"kind": "cpu", "count": 1}
 
 
+def test_no_examples_at_a_time_are_refused(branch):
+  with pytest.raises(UserError, match="--batch_size 0: at least one"):
+    run("--workdir", branch, "--batch_size", 0)
+
+
 def test_other_options_are_another_measurement(branch):
   run("--workdir", branch, "--evaluators", "c=classification", "--c.split=test[:40]")
   run("--workdir", branch, "--evaluators", "c=classification", "--c.split=test[:30]")

@@ -103,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
       raise UserError(f"unexpected '{rest[0]}': --help lists the flags")
     report.write(args.report, args.out, args.metrics, args.mean)
     return 0
+  if args.batch_size is not None and args.batch_size < 1:
+    raise UserError(f"--batch_size {args.batch_size}: at least one example at a time")
   names = _names(args.evaluators)
   options, overrides = _split(rest, names)
   parallel.initialize(args.coordinator, args.num_processes, args.process_id)
