@@ -13,6 +13,14 @@ settings.load_profile("same")
 # Most of the time goes into compiling programs that run for milliseconds: a third less without what
 # makes them fast. They differ by rounding alone; to test the fast ones, set this to 0.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# And XLA's older way to turn fusions into machine code takes a third of the newer one's time. Later
+# versions that no longer have it ignore this, as they do every option in there.
+if "xla_backend_extra_options" not in os.environ.get("XLA_FLAGS", ""):
+  _older = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_older}".strip()
+
+# Arrays here are small: threads that wait for a share of a product keep others from working.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Compiled programs are kept between test runs; the results do not depend on it.
 _cache = Path(tempfile.gettempdir()) / f"vit_jax_test_compilations_{os.getuid()}"

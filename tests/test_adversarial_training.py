@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from training import tiny
+from training import tiny, with_devices
 
 from vit_jax import adversarial_training, job, parallel, step
 from vit_jax.data import pixel_range
@@ -203,8 +203,7 @@ def eight(tmp_path_factory):
   """Arrays and metrics of every case on eight devices."""
   out = tmp_path_factory.mktemp("eight")
   script = SCRIPT.format(tests=os.path.dirname(os.path.abspath(__file__)), out=str(out))
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-  subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=900)
+  subprocess.run([sys.executable, "-c", script], env=with_devices(8), check=True, timeout=900)
   return {
     name: (dict(np.load(out / f"{name}.npz")), json.loads((out / f"{name}.json").read_text()))
     for name in CASES

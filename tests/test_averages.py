@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 from test_train import assert_same, final_state, results
-from training import StopAt, tiny
+from training import StopAt, tiny, with_devices
 
 from vit_jax import averages, config, job, signals, train
 from vit_jax.errors import UserError
+from vit_jax.optim import groups
 
 BOTH = {"ema": {"decay": 0.8}, "lawa": {"snapshots": 3, "every": 2}}
 RESNET = {"model": {"name": "ResNet-50", "width": 4, "depths": (1, 1), "stem": "cifar"}}
@@ -61,10 +62,15 @@ def test_averages_over_the_steps_are_those_of_the_definition(model, warmup):
     close(views["ema"], trail[-1])
   with pytest.raises(AssertionError):
     close(views["lawa"], expected_lawa(trail, 4, 2))
-  # Training is what it is without them, which then take no room.
+  # Training is what it is without them, which then take no room; another program may round
+  # otherwise.
   _, plain, _ = train_for(tiny(**model), 9)
   assert plain.averages is None
-  assert_same(plain.params, state.params)
+  for (path, a), b in zip(
+    jax.tree_util.tree_leaves_with_path(plain.params), jax.tree.leaves(state.params), strict=True
+  ):
+    if not groups.path_name(path).endswith("key/bias"):  # its gradient is nothing but rounding
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_averages_of_the_first_steps():
@@ -131,8 +137,9 @@ def test_averages_are_sharded_as_the_parameters_are(tmp_path):
   }
   out = str(tmp_path / "out.npz")
   script = SCRIPT.format(tests=os.path.dirname(__file__), changes=changes, out=out)
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-  done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+  done = subprocess.run(
+    [sys.executable, "-c", script], env=with_devices(8), capture_output=True, text=True
+  )
   assert done.returncode == 0, done.stderr
   built, state, _ = train_for(tiny(**BOTH, **{**changes, "mesh": {}}), 5)
   with np.load(out) as found:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from test_train import assert_same, final_state, results
-from training import StopAt, tiny
+from training import StopAt, tiny, with_devices
 
 from vit_jax import job, signals, step, train
 from vit_jax.optim import frozen
@@ -64,8 +64,7 @@ def eight(tmp_path_factory):
   out = tmp_path_factory.mktemp("eight")
   tests = os.path.dirname(os.path.abspath(__file__))
   script = SCRIPT.format(tests=tests, cases=CASES, out=str(out))
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-  subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=300)
+  subprocess.run([sys.executable, "-c", script], env=with_devices(8), check=True, timeout=300)
   return {name: dict(np.load(out / f"{name}.npz")) for name in CASES}
 
 

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from training import with_devices
 
 from vit_jax import corruptions, evaluators, parallel
 from vit_jax.corruptions import Corruption, cache
@@ -235,8 +235,7 @@ print(json.dumps(t.measure(t.make(**t.PAIR))))
 
 
 def test_eight_devices_measure_what_one_does():
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
   out = subprocess.run(
-    [sys.executable, "-c", _EIGHT], env=env, capture_output=True, text=True, check=True
+    [sys.executable, "-c", _EIGHT], env=with_devices(8), capture_output=True, text=True, check=True
   ).stdout
   assert json.loads(out.splitlines()[-1]) == measure(make(**PAIR))

@@ -1,11 +1,11 @@
 """Evaluators on features, and the record's protocol, in a run of the trainer."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+from training import with_devices
 
 from scaling import measurements as scaling_measurements
 from vit_jax import config as config_lib
@@ -84,10 +84,9 @@ def test_eight_devices_measure_what_one_does():
     config["evaluators"][name]["train_split"] = "train[:301]"
   config["evaluators"]["few"]["shots"] = [1, 5]
   config["evaluators"]["probe"]["l2_grid"] = [1e-1]
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
   out = subprocess.run(
     [sys.executable, "-c", SCRIPT, json.dumps(config)],
-    env=env,
+    env=with_devices(8),
     capture_output=True,
     text=True,
     timeout=300,

@@ -5,7 +5,6 @@ One process with eight virtual devices goes through all of CASES; the tests look
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from training import tiny
+from training import tiny, with_devices
 
 from vit_jax import job, parallel
 from vit_jax.branches import Window
@@ -168,8 +167,8 @@ def eight(single, tmp_path_factory):
   here = Path(__file__).parent
   script = SCRIPT.format(paths=[str(here), str(here.parent)], out=str(out))
   # A cached program cannot say what it consists of.
-  flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
-  env = {**os.environ, "XLA_FLAGS": flags}
+  env = with_devices(8)
+  env["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
   env.pop("JAX_COMPILATION_CACHE_DIR", None)
   done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -60,6 +60,12 @@ def command(config: str, workdir: Path, *flags: str, program: tuple[str, ...] = 
   ]
 
 
+def with_devices(count: int, **env: str) -> dict[str, str]:
+  """Returns the environment of a process that has so many virtual devices."""
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+  return {**os.environ, "XLA_FLAGS": flags, **env}
+
+
 def start(
   config: str,
   workdir: Path,
@@ -68,11 +74,9 @@ def start(
   program: tuple[str, ...] = MAIN,
   **env: str,
 ) -> subprocess.Popen:
-  env = {**os.environ, **env}
-  env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
     command(config, workdir, *flags, program=program),
-    env=env,
+    env=with_devices(devices, **env),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,

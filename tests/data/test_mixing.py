@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training import with_devices
 
 from vit_jax import losses
 from vit_jax.data import mixing
@@ -311,14 +312,14 @@ DEVICES = """
 """
 
 
-def test_one_and_eight_devices_agree(tmp_path, monkeypatch):
+def test_one_and_eight_devices_agree(tmp_path):
   """To the rounding of one product: compiled for another shape, it may be fused with the sum."""
   found = {}
   for devices in (1, 8):
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
     path = tmp_path / f"{devices}.npz"
     out = subprocess.run(
       [sys.executable, "-c", textwrap.dedent(DEVICES), str(path)],
+      env=with_devices(devices),
       capture_output=True,
       text=True,
       check=False,

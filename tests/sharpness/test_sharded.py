@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from training import with_devices
 
 from vit_jax import parallel
 
@@ -48,10 +49,8 @@ def results(mesh):
 
 def test_eight_devices_are_one():
   directory = Path(__file__).parent
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-  env["PYTHONPATH"] = os.pathsep.join(
-    map(str, (directory.parents[1], directory, directory.parent / "models"))
-  )
+  found_in = (directory.parents[1], directory, directory.parent, directory.parent / "models")
+  env = with_devices(8, PYTHONPATH=os.pathsep.join(map(str, found_in)))
   done = subprocess.run(
     [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False
   )
