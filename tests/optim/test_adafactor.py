@@ -1,8 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import numpy_optimizers as reference
+import optax
 import pytest
 
 from vit_jax.errors import UserError
@@ -156,3 +159,25 @@ def test_a_parameter_without_gradient_does_not_move():
   for updates, state in run(adafactor.scale_by_adafactor(), [zeros] * 3, params):
     assert all((u == 0).all() for u in updates.values())
     assert all(np.isfinite(np.asarray(x, np.float32)).all() for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("stacked", [None, "block/mlp/kernel"])
+def test_it_clips_as_if_that_were_done_before(stacked):
+  params, grads = reference.random_tree(0), reference.gradients(6)
+  make = partial(adafactor.scale_by_factored_rms, stacked=stacked)
+  inside, before, free = (
+    list(run(tx, grads, params))
+    for tx in (make(clip_norm=1.0), optax.chain(optax.clip_by_global_norm(1.0), make()), make())
+  )
+  for (got, _), (want, _) in zip(inside, before, strict=True):
+    for path, u in got.items():
+      np.testing.assert_allclose(u, want[path], rtol=2e-5, atol=1e-7, err_msg=path)
+  last, unclipped = inside[-1][0], free[-1][0]
+  assert any(np.abs(last[path] - unclipped[path]).max() > 0.01 for path in last)
+
+
+def test_a_gradient_whose_squares_overflow_moves_nothing():
+  params, grads = reference.random_tree(0), [reference.random_tree(1, 1e25)]
+  for updates, state in run(adafactor.scale_by_factored_rms(clip_norm=1.0), grads, params):
+    assert all((u == 0).all() for u in updates.values())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))

