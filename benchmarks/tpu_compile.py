@@ -9,7 +9,7 @@ own was measured by the same compiler: map pooling, its modified Adafactor, grad
 that a step needs, arguments included, and million cycles: the compiler's estimates summed over the
 operations, those in loops times their trips (see `vit_jax.compiled.tpu_cycles`). It is an estimate
 of what runs on one device without waiting, not a measured time. With --resume a row that --out
-holds is not compiled again.
+holds is not compiled again. --option tries a setting of the compiler, by its name without dashes.
 """
 
 import argparse
@@ -102,13 +102,15 @@ def config(row: Row) -> ml_collections.ConfigDict:
   return cli.load_config(CONFIG, [f"--config.{key}={value}" for key, value in changes.items()])
 
 
-def measure(row: Row) -> dict:
+def measure(row: Row, options: dict[str, str]) -> dict:
   """Returns the row's JSON: memory, cycles and seconds of compiling, or why it does not fit."""
   start = time.perf_counter()
-  found = {"key": row.key, "libtpu": metadata.version("libtpu"), "jax": metadata.version("jax")}
+  versions = {name: metadata.version(name) for name in ("libtpu", "jax")}
+  found = {"key": row.key, "options": options, **versions}
   devices = ahead.tpu_devices(TOPOLOGIES[row.tpu])[: row.fsdp]
   try:
-    program = ahead.build(config(row), devices, CLASSES).lower().compile()
+    program = ahead.build(config(row), devices, CLASSES).lower()
+    program = program.compile(compiler_options=options)
   except JaxRuntimeError as e:
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
@@ -138,13 +140,16 @@ def main() -> None:
   parser.add_argument("--only", action="append", default=[], help="rows that have this text")
   parser.add_argument("--out", type=Path, help="JSON lines to append to")
   parser.add_argument("--resume", action="store_true", help="take from --out what it has")
+  parser.add_argument("--option", action="append", default=[], help="NAME=VALUE, for the compiler")
   args = parser.parse_args()
+  options = dict(option.split("=", 1) for option in args.option)
   rows = [row for row in ROWS if all(text in row.key for text in args.only)]
   known = {}
   if args.resume and args.out and args.out.exists():
-    known = {(j := json.loads(text))["key"]: j for text in args.out.read_text().splitlines()}
+    held = map(json.loads, args.out.read_text().splitlines())
+    known = {j["key"]: j for j in held if j.get("options", {}) == options}
   for row in track(rows, "compiling", len(rows)):
-    found = known.get(row.key) or measure(row)
+    found = known.get(row.key) or measure(row, options)
     print(line(row, found), flush=True)
     if args.out and row.key not in known:
       with args.out.open("a") as file:
