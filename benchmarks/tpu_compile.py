@@ -142,6 +142,8 @@ def main() -> None:
   parser.add_argument("--resume", action="store_true", help="take from --out what it has")
   parser.add_argument("--option", action="append", default=[], help="NAME=VALUE, for the compiler")
   args = parser.parse_args()
+  if wrong := [option for option in args.option if "=" not in option]:
+    parser.error(f"--option {wrong[0]}: give NAME=VALUE")
   options = dict(option.split("=", 1) for option in args.option)
   rows = [row for row in ROWS if all(text in row.key for text in args.only)]
   known = {}
