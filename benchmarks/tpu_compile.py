@@ -137,7 +137,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--only", action="append", default=[], help="rows that have this text")
+  parser.add_argument("--only", action="append", default=[], help="rows with all these texts")
   parser.add_argument("--out", type=Path, help="JSON lines to append to")
   parser.add_argument("--resume", action="store_true", help="take from --out what it has")
   parser.add_argument("--option", action="append", default=[], help="NAME=VALUE, for the compiler")
@@ -146,6 +146,8 @@ def main() -> None:
     parser.error(f"--option {wrong[0]}: give NAME=VALUE")
   options = dict(option.split("=", 1) for option in args.option)
   rows = [row for row in ROWS if all(text in row.key for text in args.only)]
+  if not rows:
+    parser.error(f"no row has --only {' and '.join(args.only)} in {[row.key for row in ROWS]}")
   known = {}
   if args.resume and args.out and args.out.exists():
     held = map(json.loads, args.out.read_text().splitlines())

@@ -36,6 +36,7 @@ LOOKSAM = {
   "optimizer": {"name": "sgd", "learning_rate": 0.1},
   "sam": {"kind": "looksam", "rho": 0.05, "every": 2, "m": 24},
 }
+NARROW = {"optimizer": {"name": "sgd", "learning_rate": 0.1}, "dtype": "bfloat16"}
 
 ZERO1, FSDP = {"zero1": 8}, {"fsdp": 8}
 # name -> optimiser, mesh, scan, remat, micro-batches
@@ -52,14 +53,22 @@ CASES = {
   "zero1, within": (UNCLIPPED, {"data": 2, "zero1": 4}, True, "full", 1),
   "fsdp, within": (UNCLIPPED, FSDP, True, "full", 1),
   "zero1, sam": (LOOKSAM, {"data": 2, "zero1": 4}, True, "none", 1),
+  "fsdp, bfloat16": (NARROW, FSDP, True, "full", 1),
 }
-OPTIMISERS = {"adam": ADAM, "adafactor": ADAFACTOR, "unclipped": UNCLIPPED, "looksam": LOOKSAM}
+OPTIMISERS = {
+  "adam": ADAM,
+  "adafactor": ADAFACTOR,
+  "unclipped": UNCLIPPED,
+  "looksam": LOOKSAM,
+  "narrow": NARROW,
+}
 
 
 def config(optimiser, mesh=None, scan=False, remat="none", accumulate=1):
   model = dict(name="ViT-mu/8", depth=DEPTH, width=WIDTH, mlp_dim=4 * WIDTH, num_heads=2)
+  model["dtype"] = optimiser.get("dtype", "float32")
   return tiny(
-    **optimiser,
+    **{k: v for k, v in optimiser.items() if k != "dtype"},
     branches=(),
     total_steps=STEPS,
     batch_size=BATCH,
@@ -175,12 +184,12 @@ def eight(single, tmp_path_factory):
   return out
 
 
-def assert_close(found, expected):
+def assert_close(found, expected, tolerance=2e-5):
   assert found.keys() == expected.keys()
   for path, x in expected.items():
     if "key/bias" in path:  # adds the same to all scores of a query: its gradient is rounding error
       continue
-    np.testing.assert_allclose(found[path], x, rtol=1e-4, atol=2e-5, err_msg=path)
+    np.testing.assert_allclose(found[path], x, rtol=1e-4, atol=tolerance, err_msg=path)
 
 
 @pytest.mark.slow
@@ -190,8 +199,9 @@ def test_trains_as_one_device(single, eight, name):
   losses, expected = single[1][optimiser]
   with np.load(eight / f"{name}.npz") as file:
     found = dict(file)
-  np.testing.assert_allclose(found.pop("losses"), losses, rtol=1e-4)
-  assert_close(found, expected)
+  narrow = optimiser == "narrow"  # sums over devices of rounded gradients
+  np.testing.assert_allclose(found.pop("losses"), losses, rtol=1e-3 if narrow else 1e-4)
+  assert_close(found, expected, 3e-4 if narrow else 2e-5)
   assert any(np.abs(x - single[0][k[1:]]).max() > 1e-3 for k, x in found.items() if k[0] == " ")
 
 

@@ -8,9 +8,10 @@ gathers its parameters when it begins, and each layer's gradient is summed and s
 it is there. So it is said here, at the one place where every layer asks for a parameter: Flax
 takes whatever a metadata box of its own returns for the value, inside of its scans and remats too.
 
-On TPUs another thing is done there. Where all that a scan does with a float32 kernel is to round it
-to bfloat16, XLA rounds the kernels of all layers before the loop, and holds them through both
-passes. A factor of one that it cannot see through keeps that within the layer.
+Kernels that a scan goes over, in a model that computes in bfloat16, are rounded to it before the
+scan. It then collects their gradients in bfloat16, which they are anyway: what the rounding would
+widen is the result of a bfloat16 product. The copy of the kernels so takes no more memory than is
+saved on their gradients, and each pass over either moves half the bytes.
 
 A layer that is computed again in the backward pass (`config.model.remat`) is gathered again for
 it; where nothing is computed again, gathered kernels are among what the forward pass keeps.
@@ -28,7 +29,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vit_jax import parallel
-from vit_jax.models import target
 from vit_jax.models.stacking import STACKED
 
 
@@ -59,11 +59,9 @@ class _Stored(struct.PyTreeNode, meta.AxisMetadata):
   value: Any
   mesh: Mesh = struct.field(pytree_node=False)
   spec: P = struct.field(pytree_node=False)
-  rounded_late: bool = struct.field(pytree_node=False)
 
   def unbox(self) -> jax.Array:
-    value = _rounded_late(self.value) if self.rounded_late else self.value
-    return _whole(value, self.mesh, self.spec) if any(self.spec) else value
+    return _whole(self.value, self.mesh, self.spec)
 
   def replace_boxed(self, val: Any) -> "_Stored":
     return self.replace(value=val)
@@ -77,17 +75,20 @@ class _Stored(struct.PyTreeNode, meta.AxisMetadata):
     return self.replace(spec=P(*self.spec[:index], *self.spec[index + 1 :]))
 
 
-def _rounded_late(x: jax.Array) -> jax.Array:
-  return x * jax.lax.optimization_barrier(jnp.ones((), x.dtype))
+def _is_rounded(path: tuple, x: jax.Array) -> bool:
+  """Whether a model in bfloat16 rounds a scanned parameter before it does anything else with it.
+
+  Dense layers do; convolutions may standardise theirs (5 axes with that of the layers) in float32.
+  """
+  keys = [getattr(key, "key", None) for key in path]
+  return STACKED in keys and keys[-1] == "kernel" and x.ndim < 5
 
 
 def _boxed(params: Any, shardings: Any, narrow: bool) -> Any:
   def box(path: tuple, x: jax.Array, sharding: NamedSharding) -> Any:
-    scanned = any(getattr(key, "key", None) == STACKED for key in path)
-    late = narrow and scanned and target.platform() == "tpu"
-    if sharding.is_fully_replicated and not late:
-      return x
-    return _Stored(x, sharding.mesh, sharding.spec, late)
+    if narrow and _is_rounded(path, x):
+      x = x.astype(jnp.bfloat16)
+    return x if sharding.is_fully_replicated else _Stored(x, sharding.mesh, sharding.spec)
 
   return jax.tree_util.tree_map_with_path(box, params, shardings)
 
@@ -109,6 +110,6 @@ def where_used(loss: Callable, shardings: Any, *, narrow: bool = False) -> Calla
     loss: applies a Linen model to `params`; see `step.make_loss`.
     shardings: tree of NamedShardings like the parameters: those of their gradients. What is
       replicated is left alone.
-    narrow: the model rounds its kernels to bfloat16; on TPUs it then does so layer by layer.
+    narrow: the model computes in bfloat16, so that kernels which a scan goes over are rounded.
   """
   return lambda params, *args: loss(_boxed(params, shardings, narrow), *args)

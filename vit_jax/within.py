@@ -114,6 +114,16 @@ def _layer(shardings: Any) -> Any:
   return jax.tree.map(lambda s: NamedSharding(s.mesh, P(*s.spec[1:])), shardings)
 
 
+def _rounded_late(layer: Any) -> Any:
+  """Multiplies by a one that XLA cannot see.
+
+  Where it sees that a loop does nothing with the stack but to round it, it rounds all layers before
+  the loop, and that copy would be in memory throughout.
+  """
+  one = jax.lax.optimization_barrier(jnp.float32(1))
+  return jax.tree.map(lambda x: x * one, layer)
+
+
 def make_train_step(
   loss: Callable,
   tx: Layered,
@@ -191,6 +201,7 @@ def make_train_step(
         with target.loop():
           return block.apply({"params": get(params, path)}, x, one, rngs=rngs)[0]
 
+      layer = _rounded_late(layer) if narrow else layer
       shardings = put({}, path, block_scattered)
       return gathering.where_used(apply, shardings, narrow=narrow)(put({}, path, layer))
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from modeling import jit
 from shrunken import SHRUNKEN, create
 
-from vit_jax import models
+from vit_jax import gathering, models, parallel
 from vit_jax.errors import UserError
 from vit_jax.models import catalogue, fields, stacking
 
@@ -125,6 +125,27 @@ def test_scan_and_remat_change_nothing(name):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * scale), got_grads, grads
     )
+
+
+@every_model
+def test_rounding_kernels_before_the_scan_changes_nothing(name):
+  if not has(name, "scan"):
+    pytest.skip(f"{name} has no scan")
+  model = create(name, scan=True, dtype="bfloat16")
+  variables, images = variables_of(model), images_for(model)
+  mesh, seen = parallel.make_mesh(devices=jax.devices()[:1]), []
+
+  def apply(narrow):
+    def function(params):
+      seen.append({x.dtype.name for x in jax.tree.leaves(params)})
+      return model.apply({**variables, "params": params}, images).logits
+
+    replicated = jax.tree.map(lambda _: parallel.replicated(mesh), variables["params"])
+    return jit(gathering.where_used(function, replicated, narrow=narrow))(variables["params"])
+
+  np.testing.assert_array_equal(apply(True), apply(False))
+  convolutions = name.startswith(("BiT", "ResNet"))
+  assert ["bfloat16" in dtypes for dtypes in seen] == [not convolutions, False]
 
 
 @every_model
