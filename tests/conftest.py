@@ -1,3 +1,4 @@
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -13,11 +14,15 @@ settings.load_profile("same")
 # Most of the time goes into compiling programs that run for milliseconds: a third less without what
 # makes them fast. They differ by rounding alone; to test the fast ones, set this to 0.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# And XLA's older way to turn fusions into machine code takes a third of the newer one's time. Later
-# versions that no longer have it ignore this, as they do every option in there.
-if "xla_backend_extra_options" not in os.environ.get("XLA_FLAGS", ""):
-  _older = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_older}".strip()
+# And XLA's older way to turn fusions into machine code takes a third of the newer one's time (later
+# versions that no longer have it ignore this, as they do every option in there); a program that is
+# not cut into parts for several threads, a tenth less.
+for _flag in (
+  "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+  "--xla_cpu_parallel_codegen_split_count=1",
+):
+  if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}".strip()
 
 # Arrays here are small: threads that wait for a share of a product keep others from working.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -37,3 +42,9 @@ def programs_of_one_module():
   import jax  # not before the variables above are set
 
   jax.clear_caches()
+
+
+def pytest_collection_finish():
+  """Has the garbage collector look rarely, and not at the modules: tracing makes many objects."""
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 50)

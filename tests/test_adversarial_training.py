@@ -1,16 +1,13 @@
 """Gradients of attacked batches, in the loop's every part; contrastive ones on several devices."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from training import tiny, with_devices
+from training import SYNTHETIC, run_on_devices, tiny
 
 from vit_jax import adversarial_training, job, parallel, step
 from vit_jax.data import pixel_range
@@ -56,7 +53,7 @@ def test_wrong_options_are_named(changes, message):
 
 
 def test_preprocessing_whose_range_is_not_known_is_refused_before_training():
-  data = dict(name="synthetic", image_size=16, train="normalize|random_erasing", split="train[:64]")
+  data = dict(name=SYNTHETIC, image_size=16, train="normalize|random_erasing", split="train[:64]")
   with pytest.raises(UserError, match=r"config\.data\.train.*normalize must come last"):
     job.build(tiny(data=data, adversarial=dict(kind="fgsm", epsilon=EPSILON)), "t")
 
@@ -138,7 +135,7 @@ def test_the_gradient_is_that_of_attacked_images(parts):
 
 
 FSDP = dict(data=2, fsdp=4)
-WIDE = dict(name="ViT-mu/8", width=128, mlp_dim=256, depth=1, head_zeroinit=False)
+MODEL = dict(name="ViT-mu/8", width=32, mlp_dim=64, depth=1, head_zeroinit=False)
 SPLIT = "test[:50]"
 CASES = {
   "fast_sam": dict(
@@ -152,16 +149,16 @@ CASES = {
   "pgd": dict(
     adversarial=dict(kind="pgd", epsilon=0.5, steps=2, norm="l2"),
     accumulate=2,
-    model=dict(name="ResNet-50", width=32, depths=(1,), stem="cifar"),
+    model=dict(name="ResNet-50", width=8, depths=(1,), stem="cifar"),
     mesh=FSDP,
     evaluators=dict(
       pgd=dict(type="adversarial", split=SPLIT, epsilon=0.5, steps=2, norm="l2", examples=20)
     ),
   ),
   "supcon": dict(
-    contrastive=dict(kind="supcon", hidden=256),
+    contrastive=dict(kind="supcon", hidden=64),
     sam=dict(kind="sam", rho=0.02),
-    data=dict(name="synthetic", image_size=16, split="train[:512]", num_threads=0, repeats=2),
+    data=dict(name=SYNTHETIC, image_size=16, num_threads=0, repeats=2),
     mesh=FSDP,
     evaluators=dict(val=dict(type="contrastive", split=SPLIT)),
   ),
@@ -171,7 +168,7 @@ CASES = {
 def train_for(name, mesh):
   """Returns the state after two steps, by path, and what is measured of it."""
   base = dict(
-    model=WIDE,
+    model=MODEL,
     optimizer=dict(name="sgd", learning_rate=0.05),
     schedule=dict(name="constant"),
   )
@@ -186,9 +183,6 @@ def train_for(name, mesh):
 
 
 SCRIPT = """
-import json, sys
-sys.path.insert(0, {tests!r})
-import jax, numpy as np
 from test_adversarial_training import CASES, train_for
 assert jax.device_count() == 8
 for name in CASES:
@@ -202,8 +196,7 @@ for name in CASES:
 def eight(tmp_path_factory):
   """Arrays and metrics of every case on eight devices."""
   out = tmp_path_factory.mktemp("eight")
-  script = SCRIPT.format(tests=os.path.dirname(os.path.abspath(__file__)), out=str(out))
-  subprocess.run([sys.executable, "-c", script], env=with_devices(8), check=True, timeout=900)
+  run_on_devices(8, SCRIPT.format(out=str(out)))
   return {
     name: (dict(np.load(out / f"{name}.npz")), json.loads((out / f"{name}.json").read_text()))
     for name in CASES

@@ -1,8 +1,5 @@
 """SAM in every part of the trainer: devices, optimisers, checkpoints, branches."""
 
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import jax
@@ -11,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from test_train import assert_same, final_state, results
-from training import StopAt, tiny, with_devices
+from training import StopAt, run_on_devices, tiny
 
 from vit_jax import job, measurements, signals, train
 from vit_jax.errors import UserError
@@ -25,7 +22,7 @@ def flat(tree):
 # not zero, so that there is something to climb from the first step on. With dropout.
 def config(**changes):
   base = dict(
-    model=dict(name="ViT-mu/8", width=128, mlp_dim=256, dropout=0.1, head_zeroinit=False),
+    model=dict(name="ViT-mu/8", width=32, mlp_dim=64, dropout=0.1, head_zeroinit=False),
     optimizer=dict(name="sgd", learning_rate=0.1),
     schedule=dict(name="constant"),
   )
@@ -41,9 +38,6 @@ def train_for(config, steps):
 
 
 SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import numpy as np
 from test_ascent_training import CASES, config, flat, train_for
 for name in CASES:
   built, state, _ = train_for(config(**CASES[name]), 2)
@@ -70,8 +64,7 @@ CASES = {
 def eight(tmp_path_factory):
   """States after two steps on eight devices."""
   out = tmp_path_factory.mktemp("eight")
-  script = SCRIPT.format(tests=os.path.dirname(os.path.abspath(__file__)), out=str(out))
-  subprocess.run([sys.executable, "-c", script], env=with_devices(8), check=True, timeout=600)
+  run_on_devices(8, SCRIPT.format(out=str(out)))
   return {name: dict(np.load(out / f"{name}.npz")) for name in CASES}
 
 

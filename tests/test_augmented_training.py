@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from training import finish, start, tiny, write_config
+from training import SYNTHETIC, finish, start, tiny, write_config
 
 from vit_jax import config as config_lib
 from vit_jax import job, train
@@ -67,7 +67,7 @@ def test_switched_off_it_is_the_run_without():
 
 def test_a_mixed_run_with_repeats_resumes_bit_for_bit(tmp_path):
   changes = dict(mixing=MIXING | {"until": 6}, checkpoint_every=3)
-  changes["data"] = dict(name="synthetic", split="train[:64]", num_threads=1, repeats=3)
+  changes["data"] = dict(name=SYNTHETIC, split="train[:64]", num_threads=1, repeats=3)
   train.run(tiny(**changes, branches=(4, 8)), tmp_path / "a", "t")
   train.run(tiny(**changes, branches=(4,)), tmp_path / "b", "t")
   train.run(tiny(**changes, branches=(4, 8)), tmp_path / "b", "t")
@@ -77,7 +77,7 @@ def test_a_mixed_run_with_repeats_resumes_bit_for_bit(tmp_path):
 
 
 def test_a_batch_has_its_images_as_often_as_the_config_says():
-  data = dict(name="synthetic", split="train[:512]", train="value_range(-1, 1)", num_threads=1)
+  data = dict(name=SYNTHETIC, train="value_range(-1, 1)", num_threads=1)
   for repeats in (1, 4):
     built = job.build(short(data=data | {"repeats": repeats}), "t")
     images = np.asarray(next(built.batches(0))["image"])

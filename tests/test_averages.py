@@ -1,12 +1,8 @@
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
 from test_train import assert_same, final_state, results
-from training import StopAt, tiny, with_devices
+from training import StopAt, run_on_devices, tiny
 
 from vit_jax import averages, config, job, signals, train
 from vit_jax.errors import UserError
@@ -111,9 +107,6 @@ def test_resumed_runs_and_branches_average_bit_for_bit(tmp_path):
 
 
 SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import jax, numpy as np
 from test_averages import BOTH, train_for
 from training import tiny
 built, state, _ = train_for(tiny(**BOTH, **{changes!r}), 5)
@@ -132,15 +125,11 @@ np.savez({out!r}, **out)
 def test_averages_are_sharded_as_the_parameters_are(tmp_path):
   changes = {
     "mesh": {"data": 2, "fsdp": 4},
-    "model": {"name": "ViT-mu/8", "width": 128, "mlp_dim": 256},
+    "model": {"name": "ViT-mu/8", "width": 32, "mlp_dim": 64},
     "optimizer": {"name": "sgd", "learning_rate": 0.1},
   }
   out = str(tmp_path / "out.npz")
-  script = SCRIPT.format(tests=os.path.dirname(__file__), changes=changes, out=out)
-  done = subprocess.run(
-    [sys.executable, "-c", script], env=with_devices(8), capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr
+  run_on_devices(8, SCRIPT.format(changes=changes, out=out))
   built, state, _ = train_for(tiny(**BOTH, **{**changes, "mesh": {}}), 5)
   with np.load(out) as found:
     for name, view in built.averages.views(state).items():

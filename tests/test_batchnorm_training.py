@@ -1,8 +1,5 @@
 """Models with batch normalisation in every part of the trainer."""
 
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import jax
@@ -10,7 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from test_train import assert_same, final_state, results
-from training import StopAt, tiny, with_devices
+from training import StopAt, run_on_devices, tiny
 
 from vit_jax import job, signals, step, train
 from vit_jax.optim import frozen
@@ -37,9 +34,6 @@ def train_for(config, steps):
 
 
 SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import numpy as np
 from test_batchnorm_training import config, flat, train_for
 for name, changes in {cases!r}.items():
   built, _, state = train_for(config(**changes), 2)
@@ -52,7 +46,7 @@ for name, changes in {cases!r}.items():
 SGD = dict(optimizer=dict(name="sgd", learning_rate=0.1), batch_size=16)
 CASES = {
   "plain": SGD,
-  "fsdp": dict(**SGD, mesh=dict(data=2, fsdp=4), model={**MODEL, "width": 32}),
+  "fsdp": dict(**SGD, mesh=dict(data=2, fsdp=4)),
   "accumulated": {**SGD, "batch_size": 32, "accumulate": 2, "model": {**MODEL, "scan": True}},
 }
 TOLERANCE = dict(rtol=1e-4, atol=1e-5)
@@ -62,9 +56,7 @@ TOLERANCE = dict(rtol=1e-4, atol=1e-5)
 def eight(tmp_path_factory):
   """States after two steps on eight devices."""
   out = tmp_path_factory.mktemp("eight")
-  tests = os.path.dirname(os.path.abspath(__file__))
-  script = SCRIPT.format(tests=tests, cases=CASES, out=str(out))
-  subprocess.run([sys.executable, "-c", script], env=with_devices(8), check=True, timeout=300)
+  run_on_devices(8, SCRIPT.format(cases=CASES, out=str(out)))
   return {name: dict(np.load(out / f"{name}.npz")) for name in CASES}
 
 

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import tiny
+from training import SYNTHETIC, tiny
 
 from vit_jax import contrastive, evaluate, initial, job, measurements, models, train, trained
 from vit_jax.checkpoint import Checkpoints
@@ -123,7 +123,7 @@ def test_the_model_keeps_its_parameters_and_paths(name, fields):
   assert contrastive.of_variables(model, alone) is None
 
 
-VIEWS = dict(name="synthetic", image_size=16, split="train[:512]", num_threads=1, repeats=2)
+VIEWS = dict(name=SYNTHETIC, image_size=16, num_threads=1, repeats=2)
 SUPCON = dict(
   branches=(),
   total_steps=6,

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +7,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
-from training import with_devices
+from training import run_on_devices
 
 from vit_jax import corruptions, evaluators, parallel
 from vit_jax.corruptions import Corruption, cache
@@ -226,16 +224,12 @@ def test_a_wrong_option_is_refused_before_training(entry, words):
 
 
 _EIGHT = """
-import json, sys
-sys.path.insert(0, "tests")
-import jax, test_corruptions_evaluator as t
+import test_corruptions_evaluator as t
 assert jax.device_count() == 8
 print(json.dumps(t.measure(t.make(**t.PAIR))))
 """
 
 
 def test_eight_devices_measure_what_one_does():
-  out = subprocess.run(
-    [sys.executable, "-c", _EIGHT], env=with_devices(8), capture_output=True, text=True, check=True
-  ).stdout
+  out = run_on_devices(8, _EIGHT)
   assert json.loads(out.splitlines()[-1]) == measure(make(**PAIR))

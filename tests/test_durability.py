@@ -1,11 +1,14 @@
 """What a user, a scheduler or bad luck does to a process, none of it may cost a measurement."""
 
 import json
+import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import cv2
@@ -13,8 +16,9 @@ import numpy as np
 import pytest
 from training import command, finish, start, write_config
 
-from vit_jax import measurements
+from vit_jax import cli, main, measurements
 from vit_jax.checkpoint import Checkpoints
+from vit_jax.errors import UserError
 
 
 def read_all(workdir):
@@ -66,11 +70,19 @@ def test_command_end_to_end(tmp_path):
     (["--config.cooldown=1"], "neither a share"),
   ],
 )
-def test_mistakes_give_one_line_and_a_failure(tmp_path, flags, message):
-  out = finish(start(write_config(tmp_path), tmp_path / "run", *flags), code=2)
+def test_mistakes_are_said_in_one_line(tmp_path, flags, message):
+  argv = ["--config", write_config(tmp_path), "--workdir", str(tmp_path / "run"), *flags]
+  with pytest.raises(UserError, match=re.escape(message)) as error:
+    main.main(argv)
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_ends_the_process_with_its_line_and_a_failure(tmp_path):
+  out = finish(start(write_config(tmp_path), tmp_path / "run", "--config.modle.name=x"), code=2)
   errors = [line for line in out.splitlines() if line.startswith("error: ")]
   assert len(errors) == 1
-  assert message in errors[0]
+  assert "did you mean model.name" in errors[0]
   assert "Traceback" not in out
 
 
@@ -125,29 +137,52 @@ def test_a_second_process_is_refused(tmp_path):
   first.communicate()
 
 
+def run_main(out, argv):
+  """What a forked process does: the command, with its output in a file."""
+  for stream in (1, 2):
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+  sys.argv = ["vit_jax.main", *argv]
+  cli.run(main.main)
+
+
 @pytest.mark.slow
 def test_kill_9_twenty_times(tmp_path):
   """Killed at random moments, the run always comes back and ends as if nothing had been."""
-  config = write_config(tmp_path)
-  flags = ["--config.branches=40,80", "--config.evaluators.test.every=10"]
-  finish(start(config, tmp_path / "whole", *flags))
+  flags = ["--config", write_config(tmp_path), "--config.branches=40,80"]
+  flags += ["--config.evaluators.test.every=10", "--config.log_every=1"]
+  # A process that has imported everything is forked anew: half of a start is imports.
+  forks = multiprocessing.get_context("forkserver")
+  forks.set_forkserver_preload(["vit_jax.main"])
+
+  def begin(workdir, out):
+    process = forks.Process(target=run_main, args=(str(out), [*flags, f"--workdir={workdir}"]))
+    process.start()
+    return process
+
+  def end(process, out):
+    process.join(300)
+    assert process.exitcode == 0, out.read_text()
+
+  end(begin(tmp_path / "whole", tmp_path / "whole.log"), tmp_path / "whole.log")
   rng = random.Random(0)
   workdir = tmp_path / "killed"
   kept, kills, again, during_steps = [], 0, 0, 0
   while kills < 20:
-    process = start(config, workdir, *flags, "--config.log_every=1")
+    out = tmp_path / f"{kills}-{again}.log"
+    process = begin(workdir, out)
     if kills % 4 == 0:  # during the start-up
-      time.sleep(rng.uniform(0, 4))
+      time.sleep(rng.uniform(0, 2))
     else:  # from the first step on
-      found = any("images/s" in line for line in process.stdout)
+      while process.is_alive() and not (out.exists() and "images/s" in out.read_text()):
+        time.sleep(0.02)
       time.sleep(rng.uniform(0, 1.5))
-      during_steps += found and process.poll() is None
+      during_steps += process.is_alive()
     process.kill()
-    process.communicate()
-    if process.returncode == -signal.SIGKILL:
+    process.join()
+    if process.exitcode == -signal.SIGKILL:
       kills += 1
     else:  # it had finished: start over, the moments must stay random
-      assert process.returncode == 0
+      end(process, out)
       assert without_clock(read_all(workdir)) == without_clock(read_all(tmp_path / "whole"))
       shutil.rmtree(workdir)
       kept, again = [], again + 1
@@ -157,7 +192,7 @@ def test_kill_9_twenty_times(tmp_path):
     keys = [(m["branch"], m["step"]) for m in found]
     assert len(set(keys)) == len(keys), "a measurement was doubled"
     kept = found
-  finish(start(config, workdir, *flags))
+  end(begin(workdir, out), out)
   assert without_clock(read_all(workdir)) == without_clock(read_all(tmp_path / "whole"))
   assert during_steps >= 5
 

@@ -1,8 +1,5 @@
 """Muon and schedule-free AdamW in the trainer: devices, scan, resume, and what others read."""
 
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import jax
@@ -10,7 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from test_train import assert_same, final_state
-from training import StopAt, tiny, with_devices
+from training import StopAt, run_on_devices, tiny
 
 from vit_jax import initial, job, losses, measurements, parallel, signals, step, train
 from vit_jax.errors import UserError
@@ -25,7 +22,7 @@ FSDP = dict(data=2, fsdp=4)
 def config(optimizer, **changes):
   """A head that is not zero, so that all gradients are well above rounding from the first step."""
   base = dict(
-    model=dict(name="ViT-mu/8", depth=1, width=128, mlp_dim=256, head_zeroinit=False),
+    model=dict(name="ViT-mu/8", depth=1, width=32, mlp_dim=64, head_zeroinit=False),
     optimizer=dict(optimizer, weight_decay=((".*kernel", 0.1), (".*", 0.0))),
     schedule=dict(name="constant", warmup=2),
     branches=(),
@@ -48,9 +45,6 @@ def train_for(config, steps):
 
 
 SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import numpy as np
 from test_optimizers_training import FREE, FSDP, MUON, config, flat, train_for
 for name, optimizer in (("muon", MUON), ("free", FREE)):
   built, state = train_for(config(optimizer, mesh=FSDP), 3)
@@ -65,8 +59,7 @@ for name, optimizer in (("muon", MUON), ("free", FREE)):
 def eight(tmp_path_factory):
   """Parameters after three steps on eight devices, with sharded parameters and states."""
   out = tmp_path_factory.mktemp("eight")
-  script = SCRIPT.format(tests=os.path.dirname(os.path.abspath(__file__)), out=str(out))
-  subprocess.run([sys.executable, "-c", script], env=with_devices(8), check=True, timeout=300)
+  run_on_devices(8, SCRIPT.format(out=str(out)))
   return {name: dict(np.load(out / f"{name}.npz")) for name in ("muon", "free")}
 
 

@@ -1,11 +1,9 @@
 """Evaluators on features, and the record's protocol, in a run of the trainer."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from training import with_devices
+from training import run_on_devices
 
 from scaling import measurements as scaling_measurements
 from vit_jax import config as config_lib
@@ -68,11 +66,10 @@ def test_the_record_says_how_it_was_measured_and_scaling_reads_it(record):
 
 
 SCRIPT = """
-import json, sys
 from vit_jax import config as config_lib, job as job_lib
-job = job_lib.build(config_lib.resolve(json.loads(sys.argv[1])), "run")
+job = job_lib.build(config_lib.resolve({config}), "run")
 state = job.create_state()
-print(json.dumps({k: v for e in job.evaluators.values() for k, v in e(state).items()}))
+print(json.dumps({{k: v for e in job.evaluators.values() for k, v in e(state).items()}}))
 """
 
 
@@ -84,15 +81,7 @@ def test_eight_devices_measure_what_one_does():
     config["evaluators"][name]["train_split"] = "train[:301]"
   config["evaluators"]["few"]["shots"] = [1, 5]
   config["evaluators"]["probe"]["l2_grid"] = [1e-1]
-  out = subprocess.run(
-    [sys.executable, "-c", SCRIPT, json.dumps(config)],
-    env=with_devices(8),
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert out.returncode == 0, out.stderr
-  found = json.loads(out.stdout.splitlines()[-1])
+  found = json.loads(run_on_devices(8, SCRIPT.format(config=config)).splitlines()[-1])
   config["mesh"] = dict(fsdp=1)
   job = job_lib.build(config_lib.resolve(config), "run")
   state = job.create_state()

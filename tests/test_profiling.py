@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from training import tiny
+from training import SYNTHETIC, tiny
 
 from vit_jax import measurements, profiling, signals, train
 from vit_jax.errors import UserError
@@ -57,9 +57,7 @@ def test_what_is_trained_while_a_trace_waits_counts_as_training(tmp_path, monkey
 
 def test_where_many_steps_are_one_call(tmp_path):
   """Calls begin and end where the trace does; how many steps they have depends on their speed."""
-  changes = dict(
-    data=dict(name="synthetic", image_size=16, split="train[:512]", num_threads=1, resident=True)
-  )
+  changes = dict(data=dict(name=SYNTHETIC, image_size=16, num_threads=1, resident=True))
   steps = traced(tmp_path, (2, 7), **changes)
   assert steps[0] == 2
   assert steps[-1] < 7

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from training import finish, start, tiny, write_config
+from training import SYNTHETIC, finish, start, tiny, write_config
 
 from vit_jax import chunks, job, signals, train
 from vit_jax import config as config_lib
@@ -12,7 +12,7 @@ from vit_jax.data import order
 from vit_jax.data.sources import ArraySource
 from vit_jax.errors import UserError
 
-DATA = {"name": "synthetic", "split": "train[:96]", "num_threads": 1, "resident": True}
+DATA = {"name": SYNTHETIC, "split": "train[:96]", "num_threads": 1, "resident": True}
 MODEL = {"name": "ViT-mu/8", "head_zeroinit": False, "dropout": 0.1}
 
 

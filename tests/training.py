@@ -8,13 +8,15 @@ from pathlib import Path
 from vit_jax import config as config_lib
 from vit_jax import signals
 
-CONFIG = """
+# Its default size takes a second to make.
+SYNTHETIC = "synthetic(train_size=512, test_size=100)"
+CONFIG = f"""
 from ml_collections import ConfigDict
 def get_config():
   return ConfigDict(dict(
       batch_size=32, branches=(8, 12), cooldown=0.25, checkpoint_every=4, log_every=3,
       model=dict(name="ViT-mu/8", dropout=0.1),
-      data=dict(name="synthetic", image_size=16, split="train[:512]", num_threads=1),
+      data=dict(name="{SYNTHETIC}", image_size=16, num_threads=1),
       evaluators=dict(test=dict(type="classification", split="test[:100]", every=6)),
       schedule=dict(name="rsqrt", warmup=2, timescale=10)))
 """
@@ -64,6 +66,27 @@ def with_devices(count: int, **env: str) -> dict[str, str]:
   """Returns the environment of a process that has so many virtual devices."""
   flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
   return {**os.environ, "XLA_FLAGS": flags, **env}
+
+
+def run_on_devices(count: int, program: str) -> str:
+  """Returns what a program prints that imports what tests do, with devices that split all arrays.
+
+  Small ones, too: models need not be large to be sharded.
+  """
+  head = """
+import jax, json, numpy as np
+from vit_jax import parallel
+parallel.MIN_SHARDED_SIZE = 2**8
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", head + program],
+    env=with_devices(count, PYTHONPATH=os.pathsep.join(sys.path)),
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  return done.stdout
 
 
 def start(

@@ -1,7 +1,5 @@
 import dataclasses
 import math
-import subprocess
-import sys
 import textwrap
 
 import jax
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import with_devices
+from training import run_on_devices
 
 from vit_jax import losses
 from vit_jax.data import mixing
@@ -287,9 +285,6 @@ def test_is_off_unless_asked_for():
 
 
 DEVICES = """
-  import sys
-  import jax, numpy as np
-  from vit_jax import parallel
   from vit_jax.data import mixing
   mesh = parallel.make_mesh()
   rng = np.random.default_rng(0)
@@ -307,7 +302,7 @@ DEVICES = """
       assert out["image"].sharding.is_equivalent_to(sharding, 4), out["image"].sharding
       for name in ("image", "label"):
         found[f"{kind} {step} {name}"] = np.asarray(out[name])
-  np.savez(sys.argv[1], **found)
+  np.savez("{out}", **found)
   print(mesh.size)
 """
 
@@ -317,15 +312,8 @@ def test_one_and_eight_devices_agree(tmp_path):
   found = {}
   for devices in (1, 8):
     path = tmp_path / f"{devices}.npz"
-    out = subprocess.run(
-      [sys.executable, "-c", textwrap.dedent(DEVICES), str(path)],
-      env=with_devices(devices),
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    assert out.returncode == 0, out.stderr
-    assert int(out.stdout) == devices
+    out = run_on_devices(devices, textwrap.dedent(DEVICES).replace("{out}", str(path)))
+    assert int(out) == devices
     found[devices] = np.load(path)
   assert len(found[1].files) == 32
   for name in found[1].files:

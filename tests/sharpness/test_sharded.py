@@ -1,25 +1,17 @@
 """Every examination over eight devices, sharded, is that over one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
-from training import with_devices
+from training import run_on_devices
 
 from vit_jax import parallel
 
 SCRIPT = """
-import json
 from test_sharded import results
 print(json.dumps(results((2, 4))))
 """
-
-# Large enough that its parameters are split.
-WIDE = dict(width=128, depth=1, mlp_dim=128)
 
 
 def results(mesh):
@@ -29,7 +21,8 @@ def results(mesh):
   from vit_jax.sharpness import registry  # noqa: PLC0415
   from vit_jax.sharpness.examination import Bench  # noqa: PLC0415
 
-  problem, weights = problem_of("ViT-mu/2", **WIDE, examples=11, mesh=parallel.make_mesh(*mesh))
+  mesh = parallel.make_mesh(*mesh)
+  problem, weights = problem_of("ViT-mu/2", depth=1, width=32, examples=11, mesh=mesh)
   split = sum(not x.is_fully_replicated for x in jax.tree.leaves(weights.params))
   out = {"batch": problem.batch_size, "split": split}
   for name, options in (
@@ -48,14 +41,7 @@ def results(mesh):
 
 
 def test_eight_devices_are_one():
-  directory = Path(__file__).parent
-  found_in = (directory.parents[1], directory, directory.parent, directory.parent / "models")
-  env = with_devices(8, PYTHONPATH=os.pathsep.join(map(str, found_in)))
-  done = subprocess.run(
-    [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False
-  )
-  assert done.returncode == 0, done.stderr[-2000:]
-  many, one = json.loads(done.stdout), results((1, 1))
+  many, one = json.loads(run_on_devices(8, SCRIPT)), results((1, 1))
   assert (many.pop("batch"), one.pop("batch")) == (8, 3)  # batches of another size, too
   assert (many.pop("split") > 0, one.pop("split")) == (True, 0)
   for name, numbers in one.items():
