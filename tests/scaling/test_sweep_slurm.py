@@ -170,7 +170,8 @@ def test_without_a_cluster(tmp_path, monkeypatch):
 def test_a_job_whose_time_is_up_saves_and_goes_on(cluster, tmp_path, monkeypatch):
   """What submitit does on a signal of Slurm's, done here: it is the same as on a cluster."""
   config = write_config(tmp_path)
-  flags = [f"--config.{key}" for key in ("branches=(8,400)", "log_every=10")]
+  keys = ("branches=(8,400)", "log_every=10", "checkpoint_every=100")
+  flags = [f"--config.{key}" for key in keys]
   (run,) = grid.expand(config, tmp_path / "out", (), [*flags, "--config.evaluators.test.every=0"])
   trunk = jobs.Job(run, None)
   ids = tmp_path / "ids.json"
