@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_train import assert_same, final_state, results
-from training import StopAt, run_on_devices, tiny
+from training import StopAt, assert_same, final_state, results, run_on_devices, tiny
 
 from vit_jax import job, measurements, signals, train
 from vit_jax.errors import UserError

@@ -3,11 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from training import SYNTHETIC, finish, start, tiny, write_config
+from training import SYNTHETIC, final_state, finish, start, tiny, write_config
 
 from vit_jax import config as config_lib
 from vit_jax import job, train
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.data import mixing
 from vit_jax.errors import UserError
 
@@ -15,13 +14,6 @@ MIXING = {"mixup": 0.8, "cutmix": 1.0}
 
 # A head of zeros would give every batch the same loss at first.
 MODEL = {"name": "ViT-mu/8", "head_zeroinit": False}
-
-
-def state_of(directory, config):
-  checkpoints = Checkpoints(directory, read_only=True)
-  state = checkpoints.restore(checkpoints.latest(), job.build(config, "t").target)
-  checkpoints.close()
-  return jax.device_get(state)
 
 
 def short(**changes):
@@ -72,7 +64,7 @@ def test_a_mixed_run_with_repeats_resumes_bit_for_bit(tmp_path):
   train.run(tiny(**changes, branches=(4,)), tmp_path / "b", "t")
   train.run(tiny(**changes, branches=(4, 8)), tmp_path / "b", "t")
   config = tiny(**changes, branches=(4, 8))
-  a, b = (state_of(tmp_path / d / "branches/8", config) for d in "ab")
+  a, b = (final_state(tmp_path / d / "branches/8", config) for d in "ab")
   assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 

@@ -1,8 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from test_train import assert_same, final_state, results
-from training import StopAt, run_on_devices, tiny
+from training import StopAt, assert_same, final_state, results, run_on_devices, tiny
 
 from vit_jax import averages, config, job, signals, train
 from vit_jax.errors import UserError

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_train import assert_same, final_state, results
-from training import StopAt, run_on_devices, tiny
+from training import StopAt, assert_same, final_state, results, run_on_devices, tiny
 
 from vit_jax import job, signals, step, train
 from vit_jax.optim import frozen

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training import StopAt, finish, start, tiny, write_config
+from training import StopAt, final_state, finish, start, tiny, write_config
 
 from vit_jax import config as config_lib
 from vit_jax import (
@@ -25,7 +25,6 @@ from vit_jax import (
   step,
   train,
 )
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
 from vit_jax.models.output import Output
 
@@ -172,13 +171,6 @@ def taught(teacher, student=MODEL, **distill):
   return tiny(branches=(8,), model=dict(student), distill={"teacher": str(teacher)} | distill)
 
 
-def state_of(directory, config):
-  checkpoints = Checkpoints(directory, read_only=True)
-  state = checkpoints.restore(checkpoints.latest(), job.build(config, "t").target)
-  checkpoints.close()
-  return jax.device_get(state)
-
-
 def teacher_logits(config, images):
   """Returns what the teacher's own files say, by another way."""
   built = job.build(config, "t").teacher_model
@@ -223,7 +215,7 @@ def test_a_taught_run_resumes_bit_for_bit_and_names_its_teacher(teacher, tmp_pat
       train.run(config, tmp_path / "halves", "t")
   shutil.copytree(tmp_path / "halves", tmp_path / "other")
   train.run(config, tmp_path / "halves", "t")
-  a, b = (state_of(tmp_path / d / "branches/8", config) for d in ("whole", "halves"))
+  a, b = (final_state(tmp_path / d / "branches/8", config) for d in ("whole", "halves"))
   assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
   digest = job.build(config, "t").teacher.sha256
   (record,) = [m for m in measurements.read(tmp_path / "halves/branches/8") if m["final"]]

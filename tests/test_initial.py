@@ -5,20 +5,12 @@ from contextlib import nullcontext
 import jax
 import numpy as np
 import pytest
-from training import StopAt, tiny
+from training import StopAt, final_state, tiny
 
 from vit_jax import config as config_lib
 from vit_jax import initial, job, measurements, models, pretrained, signals, train
-from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
 from vit_jax.optim import BACKBONE
-
-
-def state_of(directory, config, step=None):
-  checkpoints = Checkpoints(directory, read_only=True)
-  state = checkpoints.restore(step or checkpoints.latest(), job.build(config, "t").target)
-  checkpoints.close()
-  return jax.device_get(state)
 
 
 def same(a, b):
@@ -87,7 +79,7 @@ def test_a_run_that_is_resumed_does_not_read_the_file_again(weights, tmp_path, m
     assert {m["extra"]["init_sha256"] for m in measurements.read(directory)} == {sha256}
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-    state_of(workdir, config).params,
+    final_state(workdir, config).params,
     params,
   )
 
@@ -100,11 +92,11 @@ def test_a_branch_whose_cooldown_is_the_whole_run_starts_from_the_weights(weight
   train.run(config, tmp_path / "run", "t")
   branch = tmp_path / "run/branches/4"
   near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
-  jax.tree.map(near, state_of(branch, config).params, params)
+  jax.tree.map(near, final_state(branch, config).params, params)
   # Alone, as on another machine, where the file may be another one.
   shutil.rmtree(branch)
   train.run(config, tmp_path / "run", "t", branch=4)
-  jax.tree.map(near, state_of(branch, config).params, params)
+  jax.tree.map(near, final_state(branch, config).params, params)
   shutil.rmtree(branch)
   path.write_bytes(b"other weights")
   with pytest.raises(UserError, match="other weights than those that the trunk"):
@@ -112,7 +104,7 @@ def test_a_branch_whose_cooldown_is_the_whole_run_starts_from_the_weights(weight
 
 
 def test_a_file_of_another_project_is_read(source, tmp_path):
-  last = state_of(source, tiny(seed=5, branches=(8,)))
+  last = final_state(source, tiny(seed=5, branches=(8,)))
   path = tmp_path / "vit.safetensors"
   model = job.build(tiny(), "t").model
   pretrained.export(path, model, {"params": last.params})
@@ -124,19 +116,21 @@ def test_a_file_of_another_project_is_read(source, tmp_path):
 def test_a_run_gives_its_last_weights_only(source):
   config = tiny(init_from=str(source))
   state, _, found = start_of(config)
-  last = state_of(source, tiny(seed=5, branches=(8,)))
+  last = final_state(source, tiny(seed=5, branches=(8,)))
   assert same(state.params, last.params)
   assert int(last.step) == 6
   assert int(state.step) == 0
   assert not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
   branch = start_of(tiny(init_from=str(source / "branches/8")))
-  assert same(branch[0].params, state_of(source / "branches/8", tiny(seed=5, branches=(8,))).params)
+  assert same(
+    branch[0].params, final_state(source / "branches/8", tiny(seed=5, branches=(8,))).params
+  )
   assert len({found.sha256, branch[2].sha256}) == 2
 
 
 def test_a_fresh_head_is_the_seeds_and_the_rest_the_runs(source):
   state, built, _ = start_of(tiny(init_from=str(source), init_head="fresh", seed=7))
-  last = state_of(source, tiny(seed=5, branches=(8,)))
+  last = final_state(source, tiny(seed=5, branches=(8,)))
   key = jax.random.key(7)
   new = built.model.init(key, np.zeros((1, 16, 16, 3), np.float32))["params"]
   assert same(state.params["head"], new["head"])
@@ -146,7 +140,7 @@ def test_a_fresh_head_is_the_seeds_and_the_rest_the_runs(source):
 def test_scan_may_differ(source):
   scanned = tiny(init_from=str(source), model={"name": "ViT-mu/8", "dropout": 0.1, "scan": True})
   state, _, _ = start_of(scanned)
-  last = state_of(source, tiny(seed=5, branches=(8,)))
+  last = final_state(source, tiny(seed=5, branches=(8,)))
   unstacked = models.stacking.unstack(jax.device_get(state.params))
   assert same(unstacked, last.params)
 
@@ -164,8 +158,8 @@ def test_positions_are_resized(source):
 def test_a_probe_trains_the_head_alone(source, tmp_path):
   config = tiny(init_from=str(source), init_head="fresh", freeze=(BACKBONE,), branches=(8,))
   train.run(config, tmp_path, "t")
-  last = state_of(source, tiny(seed=5, branches=(8,)))
-  got = state_of(tmp_path / "branches/8", config)
+  last = final_state(source, tiny(seed=5, branches=(8,)))
+  got = final_state(tmp_path / "branches/8", config)
   assert same({**got.params, "head": 0}, {**last.params, "head": 0})
   assert np.any(got.params["head"]["kernel"])
   assert jax.tree.leaves(got.opt_state)[1].size < 1000
@@ -180,7 +174,7 @@ def test_a_frozen_run_resumes_bit_for_bit(source, tmp_path, monkeypatch):
     with pytest.raises(signals.Interrupted):
       train.run(config, tmp_path / "halves", "t")
   train.run(config, tmp_path / "halves", "t")
-  a, b = (state_of(tmp_path / d / "branches/12", config) for d in ("whole", "halves"))
+  a, b = (final_state(tmp_path / d / "branches/12", config) for d in ("whole", "halves"))
   assert same(a, b)
 
 

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_train import assert_same, final_state
-from training import StopAt, run_on_devices, tiny
+from training import StopAt, assert_same, final_state, run_on_devices, tiny
 
 from vit_jax import initial, job, losses, measurements, parallel, signals, step, train
 from vit_jax.errors import UserError

@@ -4,31 +4,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from training import StopAt, tiny
+from training import StopAt, assert_same, final_state, results, tiny
 
 from vit_jax import job, measurements, signals, train
 from vit_jax.checkpoint import Checkpoints
 from vit_jax.errors import UserError
-
-
-def final_state(directory, config):
-  checkpoints = Checkpoints(directory, read_only=True)
-  state = checkpoints.restore(checkpoints.latest(), job.build(config, "t").target)
-  checkpoints.close()
-  return jax.device_get(state)
-
-
-def assert_same(a, b):
-  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
-    np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-
-
-def results(workdir):
-  """Returns every measurement of a run without what depends on the clock."""
-  found = [
-    m for d in (workdir, *sorted((workdir / "branches").glob("*"))) for m in measurements.read(d)
-  ]
-  return [{k: v for k, v in m.items() if k not in ("device_seconds", "time")} for m in found]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,21 @@
 """A run small enough for tests, and ways to start it in this process or another."""
 
+import json
 import os
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
 
 from vit_jax import config as config_lib
-from vit_jax import signals
+from vit_jax import job, measurements, signals
+from vit_jax.checkpoint import Checkpoints
+from vit_jax.state import TrainState
 
 # Its default size takes a second to make.
 SYNTHETIC = "synthetic(train_size=512, test_size=100)"
@@ -39,6 +48,34 @@ def tiny(**changes):
   scope = {}
   exec(CONFIG, scope)  # the same text that `write_config` puts into a file
   return config_lib.resolve({**scope["get_config"]().to_dict(), **changes})
+
+
+@lru_cache(maxsize=8)
+def _target(text: str) -> TrainState:
+  return job.build(config_lib.resolve(json.loads(text)), "t").target
+
+
+def final_state(directory: Path, config: ConfigDict, step: int | None = None) -> TrainState:
+  """Returns the state of a run's last checkpoint, or that of a step, on the host."""
+  checkpoints = Checkpoints(directory, read_only=True)
+  target = _target(json.dumps(config_lib.to_json(config)))
+  state = checkpoints.restore(step or checkpoints.latest(), target)
+  checkpoints.close()
+  return jax.device_get(state)
+
+
+def assert_same(a: Any, b: Any) -> None:
+  """Compares two trees bit for bit."""
+  for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def results(workdir: Path) -> list[dict]:
+  """Returns every measurement of a run without what depends on the clock."""
+  found = [
+    m for d in (workdir, *sorted((workdir / "branches").glob("*"))) for m in measurements.read(d)
+  ]
+  return [{k: v for k, v in m.items() if k not in ("device_seconds", "time")} for m in found]
 
 
 def write_config(directory: Path) -> str:

@@ -133,7 +133,7 @@ def test_lost_arrays_are_measured_anew(runs, tmp_path, examination):
     (("--what", "lenght"), "unknown examination 'lenght': did you mean 'length'"),
     (("--length.tims=2",), "unknown option of length 'tims': did you mean 'times'"),
     (("--length.times=two",), "length.times must be a value such as 1.0, got 'two'"),
-    (("--examples", "100000"), "100000 examples of synthetic .* are asked for"),
+    (("--examples", "100000"), "100000 examples of synthetic.* are asked for"),
     (("--batch_size", "0"), "batch_size must be an integer in"),
     (("--step", "3"), "no checkpoint of step 3"),
     (("--what", "length", "--length.label=wrong"), "label=wrong does not fit"),
