@@ -33,7 +33,7 @@ def steps(job, count):
   return state, found
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd", "lion", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])  # sgd: below
 def test_the_same_steps_as_after_the_whole_gradient(name):
   _, expected = steps(make("after", optimizer=dict(name=name)), 4)
   _, found = steps(make("within", optimizer=dict(name=name)), 4)
