@@ -111,7 +111,8 @@ def models(fit: Fit, path: str | Path | None = None) -> Figure:
     axes.set(
       xscale="log", yscale="log", xlabel=label(points.names["x"]), ylabel=label(points.names["y"])
     )
-    axes.set_ylim(0.93 * points.y.min(), 1.08 * points.y.max())
+    shown = points.y[points.y > 0]  # on a logarithmic axis
+    axes.set_ylim(0.93 * shown.min(), 1.08 * shown.max())
     plot.plain_ticks(axes)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return plot.save(figure, path)

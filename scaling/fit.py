@@ -144,7 +144,7 @@ def of_points(
     )
     for i, name in enumerate(chosen.parameters)
   }
-  notes = list(points.notes)
+  notes = [*points.notes, *summary.groups(points)]
   notes.append(summary.used(points, kept, variant))
   if interior:
     notes.append(summary.edges(points, kept, core))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -36,7 +35,7 @@ class Points:
     run: the training run of each point, [n] of str; points of one run share their luck.
     place: "file:line" of each point.
     names: the columns: {"x": ..., "y": ..., "group": ...}.
-    notes: sentences about what was used and left out.
+    notes: sentences about what was left out.
     rows: the rows of the table behind the points.
   """
 
@@ -97,12 +96,6 @@ def select(
   runs = np.array(
     [str(row["run"]) if "run" in row else g for row, g in zip(table.rows, groups, strict=True)]
   )
-  _duplicates(scales, groups, table.places, x, notes)
-  if group and len(np.unique(groups)) == 1:
-    notes.append(
-      f"all points are of one {group} ({groups[0]}): this is the learning curve of that "
-      f"{group}, not a law over sizes"
-    )
   names = {"x": x, "y": y, "group": group or ""}
   return Points(scales, values, groups, runs, table.places, names, notes, table.rows)
 
@@ -208,18 +201,3 @@ def _convert(values: Array, name: str, convert: str | None) -> Array:
   if convert is None and accuracy:
     raise DataError(f"{name} rises with scale, laws are for errors (--convert accuracy)")
   return values
-
-
-def _duplicates(
-  scales: Array, groups: Array, places: list[str], name: str, notes: list[str]
-) -> None:
-  seen: dict[tuple[str, float], list[str]] = collections.defaultdict(list)
-  for scale, group, place in zip(scales, groups, places, strict=True):
-    seen[str(group), float(scale)].append(place)
-  double = [where for where in seen.values() if len(where) > 1]
-  if double:
-    notes.append(
-      f"{len(double)} value{'' if len(double) == 1 else 's'} of {name} "
-      f"{'occurs' if len(double) == 1 else 'occur'} more than once in a group (first: "
-      f"{double[0][0]} and {double[0][1]}): the frontier takes the lowest error of each"
-    )

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import collections
+
 import numpy as np
 
 from scaling import frontier, words
 from scaling.lawform import Array
 from scaling.points import Points
 from scaling.result import Fit
+
+
+def groups(points: Points) -> list[str]:
+  """Says what the points' models mean for a frontier: several values at a scale, or one model."""
+  notes, name = [], points.names.get("group")
+  seen: dict[tuple[str, float], list[str]] = collections.defaultdict(list)
+  for scale, group, place in zip(points.x, points.group, points.place, strict=True):
+    seen[str(group), float(scale)].append(place)
+  double = [places for places in seen.values() if len(places) > 1]
+  if double:
+    notes.append(
+      f"{len(double)} value{'' if len(double) == 1 else 's'} of {points.names['x']} "
+      f"{'occurs' if len(double) == 1 else 'occur'} more than once in a group (first: "
+      f"{double[0][0]} and {double[0][1]}): the frontier takes the lowest error of each"
+    )
+  if name and len(np.unique(points.group)) == 1:
+    notes.append(
+      f"all points are of one {name} ({points.group[0]}): this is the learning curve of that "
+      f"{name}, not a law over sizes"
+    )
+  return notes
 
 
 def used(points: Points, kept: Array, variant: str) -> str:

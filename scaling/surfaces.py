@@ -21,7 +21,7 @@ from scaling.errors import DataError, nearest
 from scaling.estimate import Problem
 from scaling.lawform import Array, Law
 from scaling.leastsquares import Loss
-from scaling.points import CONVERSIONS, Points, select
+from scaling.points import CONVERSIONS, Points, listing, select
 from scaling.words import figure, span
 
 
@@ -196,6 +196,10 @@ def _advise(options: argparse.Namespace) -> str:
       "  intervals take every row without a 'run' for a run of its own: name the runs in that "
       "column if they have several rows, or the intervals are too narrow"
     )
+  lines += [f"  {note}" for note in points.notes]
+  if not good.all():
+    places = [place for place, ok in zip(points.place, good, strict=True) if not ok]
+    lines.append(f"  {listing(places)}: {options.shape} is not a positive number; left out")
   low, high = shape[good].min(), shape[good].max()
   if not low < best < high:
     lines.append(

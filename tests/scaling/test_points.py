@@ -1,5 +1,6 @@
 import pytest
 
+from scaling import summary
 from scaling.errors import DataError
 from scaling.measurements import Table
 from scaling.points import select
@@ -116,9 +117,11 @@ def test_losses_above_one_are_not_per_cent():
 
 def test_duplicates_and_single_model_are_noted():
   points = select(table(*[row | {"model": "only"} for row in rows() + rows()[:1]]))
-  assert "1 value of train_flops occurs more than once" in points.notes[0]
-  assert "m.csv:2 and m.csv:7" in points.notes[0]
-  assert "all points are of one model (only)" in points.notes[1]
+  assert points.notes == []
+  twice, one = summary.groups(points)
+  assert "1 value of train_flops occurs more than once" in twice
+  assert "m.csv:2 and m.csv:7" in twice
+  assert "all points are of one model (only)" in one
 
 
 def test_pooled_curves_are_refused_unless_they_are_the_groups():

@@ -101,6 +101,20 @@ def test_command_says_why_it_has_no_intervals(tmp_path, capsys, computes, run, r
   assert reason in out
 
 
+def test_command_names_the_rows_that_it_leaves_out(tmp_path, capsys):
+  path = tmp_path / "m.csv"
+  write_shapes(path, np.geomspace(40, 40000, 9))
+  plain, *found = advice(path, capsys)
+  assert "left out" not in plain
+  path.write_text(f"{path.read_text()}-3,1e4,0.1,x\n,1e4,0.2,y\n30,1e4,inf,z\n")
+  count = len(path.read_text().splitlines())
+  out, *again = advice(path, capsys)
+  assert again == found
+  assert f"m.csv:{count - 2}, " in out
+  assert f"m.csv:{count - 1}: width is not a positive number; left out" in out
+  assert f"m.csv:{count}: test_error is not a finite number; left out" in out
+
+
 def test_rows_without_a_run_are_drawn_one_by_one(tmp_path, capsys):
   widths, found = np.geomspace(40, 40000, 4), []
   for run in ("row", None):

@@ -110,7 +110,7 @@ def test_checkpoints_kept_by_the_rule(every):
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path, capsys):
   arguments = ["--config", write_config(tmp_path), "--workdir", str(tmp_path / "out")]
-  arguments += ["--config.evaluators.test.every=0"]
+  arguments += ["--config.evaluators.test.every=0", "--config.checkpoint_every=1000"]
   command = [sys.executable, "-m", "scaling.sweep", *arguments, "--config.branches=(200000,)"]
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   wait_for(lambda: logs.progress(tmp_path / "out/train.log"))
