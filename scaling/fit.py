@@ -24,6 +24,7 @@ figure.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def of_points(
     )
     for i, name in enumerate(chosen.parameters)
   }
-  notes = [*points.notes, *summary.groups(points)]
+  notes = list(points.notes)
   notes.append(summary.used(points, kept, variant))
   if interior:
     notes.append(summary.edges(points, kept, core))
@@ -337,6 +338,7 @@ def _run(options: argparse.Namespace) -> None:
     where=options.where,
     convert=options.convert,
   )
+  points = dataclasses.replace(points, notes=[*points.notes, *summary.groups(points)])
   fit = of_points(
     points,
     form=options.law,

@@ -14,7 +14,7 @@ from scaling.result import Fit
 
 def groups(points: Points) -> list[str]:
   """Says what the points' models mean for a frontier: several values at a scale, or one model."""
-  notes, name = [], points.names.get("group")
+  notes, name = [], points.names["group"]
   seen: dict[tuple[str, float], list[str]] = collections.defaultdict(list)
   for scale, group, place in zip(points.x, points.group, points.place, strict=True):
     seen[str(group), float(scale)].append(place)

@@ -150,7 +150,7 @@ def test_kill_9_twenty_times(tmp_path):
   """Killed at random moments, the run always comes back and ends as if nothing had been."""
   flags = ["--config", write_config(tmp_path), "--config.branches=40,80"]
   flags += ["--config.evaluators.test.every=10", "--config.log_every=1"]
-  # A process that has imported everything is forked anew: half of a start is imports.
+  # A process that has imported everything is forked anew: imports are two fifths of a start.
   forks = multiprocessing.get_context("forkserver")
   forks.set_forkserver_preload(["vit_jax.main"])
 

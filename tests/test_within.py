@@ -42,6 +42,17 @@ def test_the_same_steps_as_after_the_whole_gradient(name):
       np.testing.assert_allclose(a[key], b[key], rtol=2e-5, err_msg=key)
 
 
+def test_in_bfloat16_each_layer_is_rounded_as_before_the_scan():
+  model = MODEL | dict(dtype="bfloat16")
+  (state, expected), (other, found) = (
+    steps(make(how, model=model, optimizer=dict(name="sgd")), 3) for how in ("after", "within")
+  )
+  for a, b in zip(found, expected, strict=True):
+    for key in expected[0]:
+      np.testing.assert_allclose(a[key], b[key], rtol=2e-3, err_msg=key)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), other.params, state.params)
+
+
 def test_parameters_and_decay_are_the_same_to_the_last_digits():
   options = dict(name="sgd", momentum=0.9, weight_decay=((".*kernel.*", 0.1), (".*", 0.0)))
   expected, _ = steps(make("after", optimizer=options), 3)

@@ -55,11 +55,11 @@ def _target(text: str) -> TrainState:
   return job.build(config_lib.resolve(json.loads(text)), "t").target
 
 
-def final_state(directory: Path, config: ConfigDict, step: int | None = None) -> TrainState:
-  """Returns the state of a run's last checkpoint, or that of a step, on the host."""
+def final_state(directory: Path, config: ConfigDict) -> TrainState:
+  """Returns the state of a run's last checkpoint, on the host."""
   checkpoints = Checkpoints(directory, read_only=True)
   target = _target(json.dumps(config_lib.to_json(config)))
-  state = checkpoints.restore(step or checkpoints.latest(), target)
+  state = checkpoints.restore(checkpoints.latest(), target)
   checkpoints.close()
   return jax.device_get(state)
 
@@ -106,9 +106,9 @@ def with_devices(count: int, **env: str) -> dict[str, str]:
 
 
 def run_on_devices(count: int, program: str) -> str:
-  """Returns what a program prints that imports what tests do, with devices that split all arrays.
+  """Runs a program in a process with so many virtual devices; returns what it prints.
 
-  Small ones, too: models need not be large to be sharded.
+  It can import what tests can, and has jax, json, np and parallel. Small arrays are sharded, too.
   """
   head = """
 import jax, json, numpy as np

@@ -134,8 +134,6 @@ def test_scan_and_remat_change_nothing(name):
 
 @every_model
 def test_rounding_kernels_before_the_scan_changes_nothing(name):
-  if not has(name, "scan"):
-    pytest.skip(f"{name} has no scan")
   model = create(name, scan=True, dtype="bfloat16")
   variables, images = variables_of(model), images_for(model)
   mesh, seen = parallel.make_mesh(devices=jax.devices()[:1]), []
